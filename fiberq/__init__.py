@@ -1,0 +1,32 @@
+"""Queues and pipes like multiprocessing's, shared by processes on any number of machines."""
+
+from __future__ import annotations
+
+from fiberq.settings import config
+
+TYPE_CHECKING = False  # importing it would take longer than all the rest
+if TYPE_CHECKING:
+    from typing import Any
+
+    from fiberq.connection import Pipe, ZConnection
+    from fiberq.queues import SimpleQueue, SimpleQueuePull, SimpleQueuePush
+
+__all__ = ["Pipe", "SimpleQueue", "SimpleQueuePull", "SimpleQueuePush", "ZConnection", "config"]
+
+_HOMES = {
+    "Pipe": "fiberq.connection",
+    "ZConnection": "fiberq.connection",
+    "SimpleQueue": "fiberq.queues",
+    "SimpleQueuePull": "fiberq.queues",
+    "SimpleQueuePush": "fiberq.queues",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for; `import fiberq` alone costs a few milliseconds (PEP 562)."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'fiberq' has no attribute {name!r}")
+    from importlib import import_module
+
+    value = globals()[name] = getattr(import_module(_HOMES[name]), name)
+    return value

@@ -1,0 +1,7 @@
+"""``python -m fiberq``: the same as the command ``fiberq``."""
+
+import sys
+
+from .cli import main
+
+sys.exit(main())

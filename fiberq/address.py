@@ -1,0 +1,125 @@
+"""Addresses and handle tuples: how ``"tcp://127.0.0.1:9000/QUEUE/r"`` is read and written. No secret is ever in one."""
+
+from __future__ import annotations
+
+import re
+from typing import Literal, NamedTuple, TypeAlias
+
+from .errors import AddressError
+
+__all__ = ["ENDS", "SOCK_TYPES", "Address", "SockType", "check_sock_type", "format", "parse", "parse_handle"]
+
+SockType: TypeAlias = Literal["r", "w", "rw"]
+SOCK_TYPES: tuple[SockType, ...] = ("r", "w", "rw")
+ENDS = ("r", "w", "a", "b")
+"""A queue's reader and writer, and a pipe's two ends."""
+
+_EXAMPLE = '"tcp://127.0.0.1:9000" or "ipc:///run/fiberq/node.sock"'
+_TCP = re.compile(r"(\[[0-9A-Fa-f:.]+(?:%[\w.-]+)?\]|[A-Za-z0-9_](?:[A-Za-z0-9._-]*))(?::([0-9]{1,5}))?", re.ASCII)
+_DEVICE = re.compile(r"(?:[A-Za-z0-9._~-]|%[0-9A-Fa-f]{2})+")
+
+
+class Address(NamedTuple):
+    """Where a node listens (`scheme` and `location`) and, if `device` is set, which end of which device there."""
+
+    scheme: str
+    location: str
+    """For tcp ``host`` or ``host:port``, an IPv6 host in brackets; for ipc an absolute path."""
+    device: str | None = None
+    """A device's id (16 lowercase hex digits) or name (any text); `None`: the node's default pipe."""
+    end: str | None = None
+    """One of `ENDS`; set if and only if `device` is."""
+
+    @property
+    def node(self) -> str:
+        """The bare address, which is what a transport binds and connects to."""
+        return f"{self.scheme}://{self.location}"
+
+
+def parse(address: str) -> Address:
+    """Return the parts of `address`. Raises `AddressError`, which names it and gives an example.
+
+    A device and its end follow a tcp location as ``/DEVICE/END``. In an ipc address, and in those of all other schemes,
+    they follow as ``?DEVICE/END``: a path has slashes of its own. Characters of a device's name other than letters,
+    digits and ``._~-`` are percent-encoded UTF-8.
+
+        tcp://127.0.0.1:9000    tcp://[::1]:9000/jobs/r    ipc:///run/fiberq/node.sock?00c0ffee00c0ffee/w
+    """
+    scheme, separator, rest = address.partition("://") if isinstance(address, str) else ("", "", "")
+    if not separator or not re.fullmatch(r"[a-z][a-z0-9+.-]*", scheme):
+        raise _error(address, "it must begin with a scheme such as tcp:// or ipc://")
+    location, mark, suffix = rest.partition("/" if scheme == "tcp" else "?")
+    device, end = _parse_suffix(address, suffix) if mark else (None, None)
+    _check_location(address, scheme, location)
+    return Address(scheme, location, device, end)
+
+
+def format(address: Address) -> str:  # noqa: A001
+    """Return the text from which `parse` makes `address`. Raises `AddressError` if there is none."""
+    text = address.node
+    if address.device is not None:
+        from urllib.parse import quote
+
+        name = quote(address.device, safe="", errors="replace")
+        text += f"{'/' if address.scheme == 'tcp' else '?'}{name}/{address.end}"
+    if parse(text) != address:
+        raise _error(text, "it does not read back as the parts that it was made of")
+    return text
+
+
+def parse_handle(handle: object) -> tuple[SockType, Address]:
+    """Return the parts of a handle tuple such as ``("r", "tcp://127.0.0.1:9000")``. Raises `AddressError`."""
+    if not (isinstance(handle, tuple) and len(handle) == 2):
+        example = '("r", "tcp://127.0.0.1:9000")'
+        raise AddressError(f"a handle is a tuple (sock_type, dest_addr) such as {example}, not {type(handle).__name__}")
+    return check_sock_type(handle[0]), parse(handle[1])
+
+
+def check_sock_type(sock_type: object) -> SockType:
+    """Return `sock_type`. Raises `AddressError` unless it is one of `SOCK_TYPES`."""
+    if sock_type not in SOCK_TYPES:
+        raise AddressError(f'the socket type must be one of "r", "w" and "rw", not {sock_type!r}')
+    return sock_type
+
+
+def _parse_suffix(address: str, suffix: str) -> tuple[str, str]:
+    device, _, end = suffix.partition("/")
+    if end not in ENDS or not _DEVICE.fullmatch(device):
+        raise _error(address, f"DEVICE/END must follow the location, with END one of {', '.join(ENDS)}")
+    if "%" in device:
+        from urllib.parse import unquote
+
+        try:
+            device = unquote(device, errors="strict")
+        except UnicodeDecodeError:
+            raise _error(address, "the device's name is not percent-encoded UTF-8") from None
+    return device, end
+
+
+def _check_location(address: str, scheme: str, location: str) -> None:
+    if scheme == "tcp":
+        match = _TCP.fullmatch(location)
+        if not match or (location[0] == "[" and not _is_ipv6(match[1])):
+            raise _error(address, "tcp:// must be followed by HOST or HOST:PORT, an IPv6 host in brackets")
+        if match[2] and int(match[2]) > 65535:
+            raise _error(address, "the port must be a number from 0 to 65535")
+    elif scheme == "ipc" and not location.startswith("/"):
+        raise _error(address, "ipc:// must be followed by an absolute path")
+    elif not location or not location.isprintable() or "#" in location:
+        raise _error(address, 'the location must be printable text without "#"')
+
+
+def _is_ipv6(bracketed: str) -> bool:
+    import socket
+
+    try:
+        socket.inet_pton(socket.AF_INET6, bracketed[1:-1].partition("%")[0])
+    except OSError:
+        return False
+    return True
+
+
+def _error(address: object, reason: str) -> AddressError:
+    # Whoever passes a URL here by mistake is not to find its credential in a log.
+    shown = re.sub(r"(//)[^/]*@|(#|\?.*=)(?s:.*)", r"\1...", address) if isinstance(address, str) else address
+    return AddressError(f"{shown!r} is no address: {reason}; examples: {_EXAMPLE}")

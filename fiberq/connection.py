@@ -1,0 +1,174 @@
+"""`Pipe` and `ZConnection`: message channels with two ends, each of which several processes can share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fiberq.address import ENDS, Address, SockType, format, parse, parse_handle  # noqa: A004
+from fiberq.channel import Channel, new_number
+from fiberq.errors import AddressError, ClosedError, DirectionError
+from fiberq.links import connect_tree
+from fiberq.protocol.frames import DEFAULT_CHANNEL
+from fiberq.settings import config
+from fiberq.tree import Endpoint
+
+__all__ = ["Pipe", "ZConnection"]
+
+
+def Pipe(duplex: bool = True) -> tuple[ZConnection, ZConnection]:  # noqa: N802 - multiprocessing's name
+    """Return the two ends of a new pipe. With `duplex=False` the first can only receive and the second only send.
+
+    Starts the node of this process tree if there is none, and blocks until the pipe exists.
+    """
+    link = connect_tree()
+    number = new_number()
+    there_r, there_w = Channel.create(link, number, "pipe", "r", "w")
+    if not duplex:
+        return ZConnection._made(there_r, None), ZConnection._made(None, there_w)
+    back_r, back_w = Channel.create(link, number + 1, "pipe", "r", "w")
+    return ZConnection._made(back_r, there_w), ZConnection._made(there_r, back_w)
+
+
+class Socket(int):
+    """The descriptor that stands for a connection. To wait on; nothing is ever read from it."""
+
+    def __repr__(self) -> str:
+        return f"<fiberq socket {int(self)}>"
+
+
+class ZConnection:
+    """One end of a pipe, or one side of a queue.
+
+    `handle` is ``(sock_type, dest_addr)``: "r", "w" or "rw", and an address such as ``tcp://127.0.0.1:9000``, which
+    names the default pipe of the node that listens there, or ``tcp://127.0.0.1:9000/DEVICE/END``. Raises
+    `fiberq.errors.AddressError` for anything else. Connects at its first use, for at most `config.connect_timeout`
+    seconds, then raises `fiberq.errors.ConnectError`.
+
+    Several processes can read from, and write to, the same end. A message ends when it is received: it is never
+    delivered a second time.
+    """
+
+    def __init__(self, handle: tuple[str, str], readable: bool = True, writable: bool = True) -> None:
+        sock_type, address = parse_handle(handle)
+        from fiberq.registry import resolve
+
+        endpoint = Endpoint(resolve(config.transport), address.node)
+        number, end = _device(address, sock_type)
+        reads = readable and "r" in sock_type
+        writes = writable and "w" in sock_type
+        if not (reads or writes):
+            raise AddressError("a connection must be readable or writable")
+        self._reads = Channel(endpoint, number ^ (end == "a"), "r") if reads else None
+        self._writes = Channel(endpoint, number ^ (end == "b"), "w") if writes else None
+        self._closed = False
+
+    @classmethod
+    def _made(cls, reads: Channel | None, writes: Channel | None) -> ZConnection:
+        self = cls.__new__(cls)
+        self._reads = reads
+        self._writes = writes
+        self._closed = False
+        return self
+
+    @property
+    def readable(self) -> bool:
+        return self._reads is not None
+
+    @property
+    def writable(self) -> bool:
+        return self._writes is not None
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
+    @property
+    def handle(self) -> tuple[SockType, str]:
+        """The tuple from which `ZConnection` makes a connection to the same end."""
+        some = self._reads or self._writes
+        assert some is not None
+        end = "r" if self._writes is None else "w" if self._reads is None else "ab"[self._writes.number & 1]
+        sock_type: SockType = "rw" if self._reads and self._writes else "r" if self._reads else "w"
+
+        node = parse(some.endpoint.address)
+        number = some.number if sock_type != "rw" else some.number & ~1
+        return sock_type, format(Address(node.scheme, node.location, f"{number:016x}", end))
+
+    def send(self, obj: object) -> None:
+        """Send an object that can be pickled; returns when it is buffered.
+
+        Raises `fiberq.errors.ItemError` when it cannot be pickled, `DirectionError` on a read-only connection,
+        `ConnectionEnded` (a `BrokenPipeError`) when nobody is left to receive it, `NodeError`, `ClosedError`.
+        """
+        self._writing().put(obj)
+
+    def recv(self) -> Any:
+        """Return the next message; blocks until there is one.
+
+        Raises `ConnectionEnded` (an `EOFError`) when the other end is closed and all that it sent was read,
+        `DirectionError` on a write-only connection, `NodeError`, `ClosedError`.
+        """
+        return self._reading().get()
+
+    def poll(self, timeout: float | None = 0.0) -> bool:
+        """Return whether `recv` would return or raise at once; waits `timeout` seconds for that, `None`: forever."""
+        return self._reading().poll(timeout)
+
+    def fileno(self) -> Socket:
+        """Return the connection's fiberq socket: a descriptor that `select` and the like see as ready exactly while
+        `recv` would not block. It stays the same until the connection is closed, or used in a forked child."""
+        return Socket(self._reading().fileno())
+
+    def flush(self, timeout: float | None = None) -> bool:
+        """Block until the node has accepted all that was sent; return whether it has within `timeout` seconds."""
+        return self._writing().flush(timeout)
+
+    def close(self) -> None:
+        """Flush and close; idempotent."""
+        self._closed = True
+        try:
+            if self._writes is not None:
+                self._writes.close()
+        finally:
+            if self._reads is not None:
+                self._reads.close()
+
+    def _reading(self) -> Channel:
+        if self._closed:
+            raise ClosedError("this connection is closed")
+        if self._reads is None:
+            raise DirectionError("this connection is write-only")
+        return self._reads
+
+    def _writing(self) -> Channel:
+        if self._closed:
+            raise ClosedError("this connection is closed")
+        if self._writes is None:
+            raise DirectionError("this connection is read-only")
+        return self._writes
+
+    def __enter__(self) -> ZConnection:  # noqa: PYI034 - Python 3.10 has no Self
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        sock_type, address = self.handle
+        return f"<ZConnection {'closed ' if self._closed else ''}{sock_type} {address}>"
+
+
+def _device(address: Address, sock_type: SockType) -> tuple[int, str]:
+    """The number of the channel that an address names, and the end of it."""
+    if address.device is None:
+        return DEFAULT_CHANNEL, sock_type
+    assert address.end in ENDS
+    if address.end in ("r", "w") and sock_type != address.end:
+        raise AddressError(f'the end "{address.end}" of {address.device} cannot be opened as "{sock_type}"')
+    try:
+        number = int(address.device, 16)
+    except ValueError:
+        number = -1
+    if len(address.device) != 16 or number < 0:
+        raise AddressError(f"{address.device!r} is no device's id, which is 16 hexadecimal digits")
+    return number, address.end

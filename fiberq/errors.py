@@ -1,0 +1,90 @@
+"""Every error that fiberq raises: one tree, rooted at `FiberqError`.
+
+Each class also derives from the built-in that a `multiprocessing` user would catch, so existing `except` clauses go on
+working.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "AddressError",
+    "ClosedError",
+    "ConfigError",
+    "ConnectError",
+    "ConnectionEnded",
+    "ConnectionLost",
+    "DirectionError",
+    "FiberqError",
+    "HandleError",
+    "ItemError",
+    "NodeError",
+    "PlatformError",
+    "ProtocolError",
+    "TransportError",
+    "TransportLoadError",
+    "UnknownTransport",
+]
+
+
+class FiberqError(Exception):
+    """The root of all errors that fiberq raises."""
+
+
+class ConfigError(FiberqError, ValueError):
+    """A setting is unknown or has the wrong type; the message names the key, where it was set and the nearest key."""
+
+
+class AddressError(FiberqError, ValueError):
+    """An address or a handle tuple that cannot be parsed."""
+
+
+class PlatformError(FiberqError, OSError):
+    """This operating system, or this state of the process, cannot do what was asked."""
+
+
+class ItemError(FiberqError, ValueError):
+    """An object that cannot travel: it cannot be pickled, or is larger than the node accepts."""
+
+
+class HandleError(FiberqError, EOFError):
+    """The queue or pipe behind a handle is gone: its last holder closed it or died."""
+
+
+class ClosedError(FiberqError, ValueError, OSError):
+    """This process closed the handle or socket before it used it again."""
+
+
+class DirectionError(FiberqError, OSError):
+    """A write on a read-only connection, or a read on a write-only one."""
+
+
+class ConnectionEnded(FiberqError, EOFError, BrokenPipeError):
+    """The other end of a pipe has no holder left, and everything that it sent was read."""
+
+
+class NodeError(FiberqError, OSError):
+    """The node that holds the queue cannot be reached, is gone, or refused this process."""
+
+
+class ProtocolError(FiberqError, OSError):
+    """The peer speaks another version of the protocol, or sent a frame that breaks it."""
+
+
+class TransportError(FiberqError, OSError):
+    """The root of the errors that a transport raises."""
+
+
+class ConnectError(TransportError, ConnectionRefusedError):
+    """Nobody listens at the address, or nobody answered within the timeout."""
+
+
+class ConnectionLost(TransportError, ConnectionResetError):
+    """A client socket's one connection is gone; every message that had arrived was received before this was raised."""
+
+
+class UnknownTransport(FiberqError, ValueError):
+    """No installed plug-in has this name; the message lists the installed ones and the nearest."""
+
+
+class TransportLoadError(FiberqError, ImportError):
+    """A plug-in is installed but cannot be used; the message names it and says what to change."""

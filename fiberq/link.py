@@ -1,0 +1,805 @@
+"""A process's one connection to a node, shared by all its handles and threads: the socket, the lock and the waiting.
+
+Whoever waits for something drives the connection: it polls the socket, and what comes for others it hands to them. So
+a lone item costs no switch between threads. While nobody waits, one I/O thread drives. Nobody ever polls busily.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from math import ceil
+from typing import Any, Final, TypeVar
+
+from fiberq import codec
+from fiberq.abc import ClientSocket, Transport
+from fiberq.address import parse
+from fiberq.errors import (
+    ClosedError,
+    ConnectError,
+    ConnectionEnded,
+    ConnectionLost,
+    HandleError,
+    ItemError,
+    NodeError,
+    ProtocolError,
+)
+from fiberq.lifeline import Lifeline
+from fiberq.protocol.client import Client, Request
+from fiberq.protocol.reader import FRESH, Reader
+from fiberq.protocol.session import drain
+from fiberq.protocol.writer import SMALL, Item, Writer
+from fiberq.protocol.writer import size as size_of
+from fiberq.settings import config
+from fiberq.shield import ShieldedLock, block_signals
+from fiberq.tree import Endpoint
+from fiberq.wakeup import Wakeup
+
+T = TypeVar("T")
+
+HEARTBEAT: Final = 1.0
+"""Seconds between two looks at the clocks of the protocol, whoever drives."""
+
+LULL: Final = 0.01
+"""Seconds without a waiting caller after which the I/O thread drives again."""
+
+MAX_GATHERED: Final = 4096
+"""Small items that gather in a process before `put` waits."""
+
+MAX_GATHERED_BYTES: Final = 16 << 20
+"""Bytes of larger items that gather in a process before `put` waits."""
+
+_NOBODY, _IO, _CALLER = 0, 1, 2
+
+
+class _Parked:
+    """A caller that waits while another one drives."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._lock.acquire()
+
+    def wait(self, timeout: float) -> None:
+        self._lock.acquire(timeout=timeout)
+
+    def wake(self) -> None:
+        try:
+            self._lock.release()
+        except RuntimeError:
+            pass  # it was woken already
+
+
+class Link:
+    """Made by `links.connect`. Every public method may be called from any thread; none is called again after a fork."""
+
+    def __init__(self, endpoint: Endpoint, transport: Transport, on_end: Callable[[Link], None]) -> None:
+        self.endpoint = endpoint
+        self.forked = False
+        self.heir: Link | None = None  # what took over the handles in a process that was forked
+        self.error: NodeError | None = None
+        self.address = parse(endpoint.address)
+        self._lock = ShieldedLock()
+        self._grace = self.address.scheme != "ipc"
+        self._client = Client(os.urandom(16).hex(), self._grace)
+        self._driver = _NOBODY
+        self._drove_at = 0.0  # when a caller last drove
+        self._claimed_at = 0.0  # when the driver began to poll
+        self._driving: object = None  # what the caller that polls waits for news of
+        self._parked: dict[object, list[_Parked]] = {}
+        self._io_parked = threading.Lock()
+        self._io_parked.acquire()
+        self._io_urgent = False
+        self._io_rests = False  # it waits for more than a lull
+        self._io_wakeup = Wakeup()
+        self._caller_wakeup = Wakeup()
+        self._down = False
+        self._closed = False
+        self._dropped: deque[tuple[int, str, Reader | None]] = deque()  # holds whose last handle was garbage collected
+        self._handles: dict[tuple[int, str], int] = {}
+        self._kinds: dict[int, str] = {}
+        self._flights: dict[str, Lifeline] = {}  # of children that were given handles, by token
+        self._bells: dict[Reader, Wakeup] = {}  # readable while the reader has something
+        self._listeners: dict[Reader, int] = {}  # the handles that asked for the bell
+        self._transport = transport
+        self._on_end = on_end
+        self._socket = self._connect(config.connect_timeout)
+        try:
+            self._poller = self._make_poller(self._caller_wakeup)
+            self._greet(time.monotonic() + config.connect_timeout)
+        except BaseException:
+            self._socket.close()
+            raise
+        self._thread = threading.Thread(target=self._io_main, name="fiberq I/O", daemon=True)
+        self._thread.start()
+
+    def __repr__(self) -> str:
+        return f"<Link to {self.endpoint.address}>"
+
+    # -- for handles: holding --
+
+    def create(self, channel: int, kind: str, handles: Sequence[str]) -> None:
+        """Make a channel, with a handle for each of the given sides. Blocks until the node has made it."""
+        self.ask(op="create", channel=channel, kind=kind)
+        with self._lock:
+            self._kinds[channel] = kind
+            for sides in handles:
+                self._handles[channel, sides] = 1
+
+    def hold(self, channel: int, sides: str, token: str | None) -> None:
+        """Count one more handle on these sides; the first one asks the node, and blocks until it answers.
+
+        Raises `HandleError` when the queue or pipe is gone.
+        """
+        key = (channel, sides)
+        with self._lock:
+            if self._handles.get(key) and token is None:
+                self._handles[key] += 1
+                return
+        answer = self.ask(op="open", holds=[[channel, sides]], token=token)
+        if "error" in answer:
+            raise HandleError(answer["error"])
+        with self._lock:
+            self._kinds[channel] = answer["kinds"][f"{channel:x}"]
+            self._handles[key] = self._handles.get(key, 0) + 1
+
+    def take_over(self, ancestor: Link, token: str) -> None:
+        """Hold what the parent held when it forked this process: its handles were copied, used or not."""
+        self.ask(op="inherit", token=token)
+        with self._lock:
+            self._kinds.update(ancestor._kinds)
+            self._handles.update(ancestor._handles)
+            ancestor.heir = self
+            self._dropped.extend(ancestor._dropped)
+
+    def latest(self) -> Link:
+        """This link, or the one which took over its handles in a process that was forked since."""
+        link = self
+        while link.heir is not None:
+            link = link.heir
+        return link
+
+    def let_go(self, channel: int, sides: str, rang: Reader | None) -> None:
+        """One handle less, which had asked for `rang`'s bell; safe in a destructor: it neither blocks nor locks."""
+        self._dropped.append((channel, sides, rang))
+
+    def settle_drops(self) -> None:
+        """Release at once what was let go of; blocks until the node knows, for a second at most."""
+        session = self._client.session
+        with self._lock:
+            if self.error is not None or self._closed:
+                return
+            now = time.monotonic()
+            self._collect(now)
+            number = session.last
+        try:
+            self._until(lambda _: session.acknowledged >= number or None, session, now + HEARTBEAT)
+        except (NodeError, ClosedError):
+            pass  # then there is nothing left to let go of
+
+    def fly(self, token: str, holds: list[tuple[int, str]], lifeline: Lifeline, fork: bool = False) -> None:
+        """Announce handles that are on their way to a process which is starting."""
+        with self._lock:
+            self._check()
+            self._flights[token] = lifeline
+            self._client.tell(time.monotonic(), op="flight", token=token, holds=holds, fork=fork)
+            self._transmit(time.monotonic())
+
+    def holds(self) -> list[tuple[int, str]]:
+        return [key for key, handles in list(self._handles.items()) if handles > 0]
+
+    def writer(self, channel: int) -> Writer:
+        with self._lock:
+            return self._client.writers.setdefault(channel, Writer(channel))
+
+    def reader(self, channel: int) -> Reader:
+        with self._lock:
+            kind = self._kinds[channel]
+            fresh = Reader(channel, keeps=kind != "pipe", pushed=kind == "push")
+            return self._client.readers.setdefault(channel, fresh)
+
+    # -- for handles: putting --
+
+    def put(self, writer: Writer, item: Item) -> None:
+        """Take `item`; blocks while too much has gathered, and for memory that the caller may change, until the node
+        has accepted it. Raises `ItemError` for an item that is larger than the node takes."""
+        size = size_of(item)
+        if size > self._client.max_bytes:
+            raise ItemError(f"an item of {size} bytes cannot be put: the node holds {self._client.max_bytes} bytes")
+        with self._lock:
+            self._check(writer)
+            writer.items.append(item)
+            if size >= SMALL:
+                writer.bulk += size
+            now = time.monotonic()
+            if writer.full:
+                self._receive(now)
+            self._client.pump(writer, now)
+            self._transmit(now)
+            self._io_needed(writer)
+        if codec.is_shared(item):
+            self.flush([writer], None)
+        elif not _has_room(writer):
+            self._wait_for_room(writer)
+
+    def relieve(self, writer: Writer) -> None:
+        """Send what has gathered in `writer`, if it can leave; block while too much has."""
+        with self._lock:
+            self._check(writer)
+            now = time.monotonic()
+            self._receive(now)
+            self._client.pump(writer, now)
+            self._transmit(now)
+            self._io_needed(writer)
+        if not _has_room(writer):
+            self._wait_for_room(writer)
+
+    def flush(self, writers: list[Writer] | None, timeout: float | None) -> bool:
+        """Block until the node has accepted all that was put; return whether it has within `timeout` seconds."""
+        session = self._client.session
+        wanted = list(self._client.writers.values()) if writers is None else writers
+
+        def step(now: float) -> bool | None:
+            for writer in wanted:
+                self._check(None if writers is None else writer)
+                self._client.pump(writer, now, urgent=True)
+            return all(writer.settled(session) for writer in wanted) or None
+
+        deadline = None if timeout is None else time.monotonic() + timeout
+        return all(self._until(step, writer, deadline) for writer in wanted)
+
+    def _wait_for_room(self, writer: Writer) -> None:
+        """Block while more has gathered than is worth to gather."""
+
+        def step(now: float) -> bool | None:
+            self._check(writer)
+            self._client.pump(writer, now)
+            return _has_room(writer) or None
+
+        self._until(step, writer, None)
+
+    # -- for handles: getting --
+
+    def take(self, reader: Reader, deadline: float | None) -> Any:
+        """Return the next item; `None` if there is none at `deadline`. Blocks until then."""
+        thread = threading.get_ident()
+        session = self._client.session
+
+        def look(now: float, waited: bool) -> Any:
+            got = reader.take(thread)
+            if got is not None:
+                if waited:
+                    reader.arrived(now)
+                elif len(reader.ready) < reader.low:
+                    reader.ask_ahead(session, now)
+            elif reader.ended:
+                raise _ended(reader.ended)
+            return got
+
+        got = self._obtain(reader, deadline, look)
+        if reader in self._bells:
+            self._answer_bell(reader)
+        return None if got is None else got[1]
+
+    def poll(self, reader: Reader, deadline: float | None) -> bool:
+        """Return whether an item can be taken without waiting; blocks for one until `deadline`. `EOFError` is one."""
+        return bool(self._obtain(reader, deadline, lambda *_: bool(reader.ready or reader.ended) or None))
+
+    def _obtain(self, reader: Reader, deadline: float | None, look: Callable[[float, bool], T | None]) -> T | None:
+        """Call `look` until it returns something, and see to it that the node sends it; `None` at `deadline`.
+
+        A caller that does not want to wait gets the node's answer all the same: what is there is found.
+        """
+        session = self._client.session
+        at_once = deadline is not None and deadline <= time.monotonic()
+        waits = False
+        asked = 0
+
+        def step(now: float) -> tuple[T | None] | None:
+            nonlocal waits, asked
+            got = look(now, waits)
+            if got is not None:
+                if waits:
+                    waits = False
+                    reader.waiting -= 1
+                return (got,)
+            if not waits:
+                waits = True
+                reader.waiting += 1
+                asked = reader.ask(session, now, urgent=at_once)
+            elif not at_once:
+                reader.ask(session, now)
+            return (None,) if at_once and session.acknowledged >= asked else None
+
+        try:
+            found = self._answered(step, session) if at_once else self._until(step, reader, deadline)
+        finally:
+            if waits:
+                self._stop_waiting(reader)
+        return None if found is None else found[0]
+
+    def bell(self, reader: Reader, new: bool) -> int:
+        """Return a descriptor that is readable exactly while `take` would return or raise at once.
+
+        From now on one item is always asked for, and kept ready by the I/O thread, until each handle that asked (one
+        that asks for the first time is `new`) is closed.
+        """
+        with self._lock:
+            self._check()
+            if reader not in self._bells:
+                self._bells[reader] = Wakeup()
+                self._listeners[reader] = 0
+                reader.share()
+                reader.waiting += 1
+            self._listeners[reader] += new
+            number = self._bells[reader].fileno()
+        self._answer_bell(reader)
+        return number
+
+    def _silence(self, reader: Reader, now: float) -> None:
+        """One handle less listens to the bell."""
+        if reader in self._bells:
+            self._listeners[reader] -= 1
+            if not self._listeners[reader]:
+                del self._bells[reader], self._listeners[reader]
+                reader.waiting -= 1
+                reader.cancel(self._client.session, now)
+
+    def _answer_bell(self, reader: Reader) -> None:
+        """Somebody took what the bell rang for, or nobody has yet: set it right, and ask for the next item."""
+        with self._lock:
+            now = time.monotonic()
+            self._receive(now)
+            self._ring(reader)
+            if not (reader.ready or reader.ended or self.error or self._closed):
+                reader.ask(self._client.session, now)
+                self._transmit(now)
+            if self._driver == _NOBODY:
+                self._io_urgent = True
+                self._wake_io_thread()
+
+    def _ring(self, reader: Reader) -> None:
+        bell = self._bells.get(reader)
+        if bell is not None:
+            if reader.ready or reader.ended or self.error or self._closed:
+                bell.set()
+            else:
+                bell.clear()
+
+    def refresh(self, reader: Reader) -> None:
+        """Look whether items in hand were recalled, and tell the node how far this reader is."""
+        with self._lock:
+            now = time.monotonic()
+            self._receive(now)
+            if reader.ready:
+                reader.progress(self._client.session, now)
+            reader.fresh_until = now + FRESH
+            self._transmit(now)
+
+    def ask_ahead(self, reader: Reader) -> None:
+        with self._lock:
+            now = time.monotonic()
+            reader.ask_ahead(self._client.session, now)
+            self._transmit(now)
+
+    def _stop_waiting(self, reader: Reader) -> None:
+        with self._lock:
+            reader.waiting -= 1
+            now = time.monotonic()
+            if not reader.waiting and not reader.ready and not self.error and not self.forked:
+                reader.cancel(self._client.session, now)
+                self._transmit(now)
+
+    # -- for handles: questions --
+
+    def ask(self, **question: Any) -> dict[str, Any]:
+        """Ask the node and return its answer; blocks until it comes."""
+        with self._lock:
+            self._check()
+            now = time.monotonic()
+            request: Request = self._client.request(now, **question)
+            self._transmit(now)
+        return self._answered(lambda _: request.answer, request)
+
+    def qsize(self, channel: int) -> int:
+        with self._lock:
+            self._check()
+            reader = self._client.readers.get(channel)
+            if reader is not None and reader.attached:
+                reader.progress(self._client.session, time.monotonic())
+        answer = self.ask(op="stat", channel=channel)
+        if "error" in answer:
+            raise HandleError(answer["error"])
+        return int(answer["qsize"])
+
+    # -- waiting --
+
+    def _answered(self, step: Callable[[float], T | None], target: object) -> T:
+        """Wait for what the node always answers, for at most `config.reconnect_timeout` seconds of silence."""
+        found = self._until(step, target, time.monotonic() + config.reconnect_timeout)
+        if found is None:
+            raise NodeError(f"the node at {self.endpoint.address} is silent")
+        return found
+
+    def _until(self, step: Callable[[float], T | None], target: object, deadline: float | None) -> T | None:
+        """Call `step` under the lock until it returns something; between two calls wait for news of `target`.
+
+        Returns `None` once `deadline` has passed, after one last call.
+        """
+        late = drove = False
+        parked = None
+        try:
+            while True:
+                with self._lock:
+                    now = time.monotonic()
+                    if drove:
+                        self._stop_driving(now)
+                    if parked is not None:
+                        self._unpark(parked, target)
+                        parked = None
+                    self._check()
+                    self._receive(now)
+                    self._check()
+                    try:
+                        result = step(now)
+                    finally:
+                        self._transmit(now)
+                    left = HEARTBEAT if deadline is None else min(deadline - now, HEARTBEAT)
+                    if result is not None or late or left <= 0:
+                        self._hand_over()
+                        return result
+                    drove = self._driver != _CALLER or now - self._claimed_at > 2 * HEARTBEAT
+                    if drove:
+                        self._drive(now, target)
+                    else:
+                        parked = _Parked()
+                        self._parked.setdefault(target, []).append(parked)
+                    left = min(left, max(0.0, self._client.session.due() - now))
+                if parked is None:
+                    self._poll(left)
+                else:
+                    parked.wait(left)
+                late = deadline is not None and time.monotonic() >= deadline
+        except BaseException:  # an error, or Ctrl-C: somebody else must drive now
+            with self._lock:
+                if drove and self._driver == _CALLER:
+                    self._stop_driving(time.monotonic())
+                if parked is not None:
+                    self._unpark(parked, target)
+                self._hand_over()
+            raise
+
+    def _drive(self, now: float, target: object) -> None:
+        if self._driver == _IO:
+            self._io_wakeup.set()
+        self._driver = _CALLER
+        self._driving = target
+        self._claimed_at = now
+
+    def _stop_driving(self, now: float) -> None:
+        self._driver = _NOBODY
+        self._driving = None
+        self._drove_at = now
+
+    def _poll(self, left: float) -> None:
+        """Wait for the socket; called by the thread that drives."""
+        for descriptor, _ in self._poller.poll(ceil(left * 1000)):
+            if descriptor == self._caller_wakeup.fileno():
+                self._caller_wakeup.clear()
+
+    def _unpark(self, parked: _Parked, target: object) -> None:
+        waiters = self._parked.get(target, [])
+        if parked in waiters:
+            waiters.remove(parked)
+        if not waiters:
+            self._parked.pop(target, None)
+
+    def _hand_over(self) -> None:
+        """The caller stops waiting: see that somebody drives."""
+        if self._driver == _NOBODY:
+            for waiters in self._parked.values():
+                waiters[0].wake()
+                return
+            if self._io_rests:
+                self._wake_io_thread()
+
+    def _notify(self) -> None:
+        changed, self._client.changed = self._client.changed, []
+        for target in changed:
+            if self._bells and isinstance(target, Reader):
+                self._ring(target)
+            if target is self._driving:  # another thread took from the socket what the driver polls for
+                self._caller_wakeup.set()
+            for parked in self._parked.get(target, ()):
+                parked.wake()
+
+    def _io_needed(self, writer: Writer) -> None:
+        """Items have gathered and nobody drives: let the I/O thread wait for the acknowledgement."""
+        if writer.items and self._driver == _NOBODY:
+            self._io_urgent = True
+            self._wake_io_thread()
+
+    def _wake_io_thread(self) -> None:
+        try:
+            self._io_parked.release()
+        except RuntimeError:
+            pass  # it is awake
+
+    # -- the I/O thread --
+
+    def _io_main(self) -> None:
+        block_signals()
+        poller = self._make_poller(self._io_wakeup)
+        socket = self._socket
+        while True:
+            with self._lock:
+                if self._closed or self.error:
+                    return
+                now = time.monotonic()
+                if self._driver == _IO:
+                    self._driver = _NOBODY
+                    self._io_wakeup.clear()
+                elif self._driver == _CALLER and now - self._claimed_at > 2 * HEARTBEAT:
+                    self._stop_driving(now)  # it was interrupted, and did not come to say so
+                if self._driver != _CALLER:
+                    self._receive(now)
+                self._collect(now)
+                pause = LULL if self._client.idle(now) else HEARTBEAT
+                self._client.outlived(sys._current_frames(), now)
+                self._land_flights(now)
+                self._transmit(now)
+                self._notify()
+                down = self._down
+                mine = self._driver == _NOBODY and not down and (self._io_urgent or now - self._drove_at >= LULL)
+                self._io_urgent = False
+                if mine:
+                    self._driver = _IO
+                    timeout = min(pause, max(0.0, self._client.session.due() - now))
+                elif self._driver == _NOBODY:
+                    timeout = LULL
+                else:
+                    timeout = pause
+                self._io_rests = not mine and timeout > LULL
+            if down:
+                self._reconnect()
+            elif mine:
+                if socket is not self._socket:
+                    poller, socket = self._make_poller(self._io_wakeup), self._socket
+                poller.poll(ceil(timeout * 1000))
+            else:
+                self._io_parked.acquire(timeout=timeout)
+
+    # -- the socket; all under the lock --
+
+    def _receive(self, now: float) -> None:
+        """Take in what has come, without blocking."""
+        if self._down or self.error:
+            return
+        client, recv = self._client, self._socket.recv
+        try:
+            for _ in range(64):
+                parts = recv(0)
+                if parts is None:
+                    break
+                client.message(parts, now)
+        except (ConnectionLost, ClosedError) as error:
+            self._lose(error)
+        except (NodeError, ProtocolError) as error:
+            self._die(str(error))
+        self._transmit(now)
+        if client.changed:
+            self._notify()
+
+    def _transmit(self, now: float) -> None:
+        session = self._client.session
+        if session.due() <= now:
+            session.tick(now)
+        if not session.out or self._down:
+            return
+        try:
+            for message in drain(session):
+                self._socket.send(message)
+        except (ConnectionLost, ClosedError) as error:
+            self._lose(error)
+
+    def _lose(self, error: Exception) -> None:
+        """The connection is gone. Where the node waits for us, the I/O thread makes another."""
+        self._client.session.disconnect()
+        if not self._grace or self._closed:
+            self._die(f"the node at {self.endpoint.address} is gone ({error})")
+            return
+        self._down = True
+        self._wake_everybody()
+
+    def _die(self, text: str) -> None:
+        """Nothing will come of this link any more; all that wait raise."""
+        if self.error is not None:
+            return
+        lost = sum(len(writer.items) for writer in self._client.writers.values()) + self._client.session.busy
+        if lost and not self._closed:
+            text += "; not all that was put here had been accepted"
+        self.error = NodeError(text)
+        self._on_end(self)
+        self._cut_fast_paths()
+        self._socket.close()
+        self._wake_everybody()
+
+    def _wake_everybody(self) -> None:
+        for waiters in self._parked.values():
+            for parked in waiters:
+                parked.wake()
+        for reader in self._bells:
+            self._ring(reader)
+        self._caller_wakeup.set()
+        self._io_wakeup.set()
+        self._wake_io_thread()
+
+    def abandon(self) -> None:
+        """This process was forked from the one that the link belongs to: handles are to attach again."""
+        self.forked = True
+        self._flights.clear()
+        self._cut_fast_paths()
+        self._io_wakeup.close()
+        self._caller_wakeup.close()
+
+    def _cut_fast_paths(self) -> None:
+        """Make handles come here at their next use, where they are told what is wrong."""
+        for writer in self._client.writers.values():
+            writer.full = False
+        for reader in self._client.readers.values():
+            reader.owner = None
+
+    def _check(self, writer: Writer | None = None) -> None:
+        if self.error is not None:
+            raise NodeError(str(self.error))
+        if self._closed:
+            raise ClosedError("this process is ending: its connection to the node was closed")
+        if writer is not None and writer.ended:
+            raise _ended(writer.ended)
+
+    def _land_flights(self, now: float) -> None:
+        """Tell the node of children that are gone: what they were given, and did not claim, is held no more."""
+        for token in [token for token, lifeline in self._flights.items() if lifeline.broken()]:
+            del self._flights[token]
+            self._client.tell(now, op="landed", token=token)
+
+    def _collect(self, now: float) -> None:
+        """Release what handles let go of."""
+        for _ in range(len(self._dropped)):
+            channel, sides, rang = self._dropped.popleft()
+            key = channel, sides
+            if rang is not None:
+                self._silence(rang, now)
+            if key not in self._handles:
+                continue
+            if self._handles[key] > 1:
+                self._handles[key] -= 1
+            elif not self.error and not self._release(channel, sides, now):
+                self._dropped.append((channel, sides, None))  # later: its items are not all on their way
+            else:
+                self._handles.pop(key, None)
+        self._transmit(now)
+
+    def _release(self, channel: int, sides: str, now: float) -> bool:
+        """Tell the node that the last handle on `sides` is gone; return whether it could be told."""
+        others = {side for number, kept in self._handles if number == channel and kept != sides for side in kept}
+        gone = "".join(side for side in sides if side not in others)
+        writer = self._client.writers.get(channel)
+        if writer is not None and "w" in gone:
+            self._client.pump(writer, now, urgent=True)
+            if writer.items and not writer.ended:
+                return False
+            del self._client.writers[channel]
+        if gone:
+            self._client.release(channel, gone, now)
+            self._notify()
+        if not others:
+            self._kinds.pop(channel, None)
+        return True
+
+    # -- connecting --
+
+    def _connect(self, timeout: float) -> ClientSocket:
+        socket = self._transport.client()
+        try:
+            socket.connect(self.endpoint.address, timeout)
+        except BaseException:
+            socket.close()
+            raise
+        return socket
+
+    def _make_poller(self, wakeup: Wakeup) -> select.poll:
+        poller = select.poll()
+        poller.register(self._socket.fileno(), select.POLLIN)
+        poller.register(wakeup.fileno(), select.POLLIN)
+        return poller
+
+    def _greet(self, deadline: float) -> None:
+        """Say hello and wait for the welcome; the only time that a thread waits with nobody else about."""
+        client = self._client
+        client.hello()
+        try:
+            while not client.welcomed:
+                for message in drain(client.session):
+                    self._socket.send(message)
+                parts = self._socket.recv(max(0.0, deadline - time.monotonic()))
+                if parts is None:
+                    raise ConnectError(f"nobody answered at {self.endpoint.address} in time")
+                client.message(parts, time.monotonic())
+        except ConnectionLost as error:
+            raise ConnectError(f"the node at {self.endpoint.address} closed the connection") from error
+        except ProtocolError as error:
+            raise NodeError(f"what answered at {self.endpoint.address} is no node: {error}") from error
+        self._transmit(time.monotonic())
+
+    def _reconnect(self) -> None:
+        """Connect again, within `config.reconnect_timeout` seconds of silence or one second of refusals."""
+        self._socket.close()
+        now = time.monotonic()
+        deadline, refused = now + config.reconnect_timeout, now + 1.0
+        pause = 0.01
+        while True:
+            try:
+                socket = self._connect(max(0.05, deadline - time.monotonic()))
+                break
+            except ConnectError as error:
+                if time.monotonic() >= min(refused, deadline) or self._closed:
+                    with self._lock:
+                        self._die(f"the node at {self.endpoint.address} is gone ({error})")
+                    return
+            time.sleep(pause)
+            pause = min(2 * pause, 0.1)
+        with self._lock:
+            self._socket = socket
+            self._poller = self._make_poller(self._caller_wakeup)
+            self._down = False
+            self._client.hello()
+            self._transmit(time.monotonic())
+            self._wake_everybody()
+
+    # -- the end --
+
+    def close(self, linger: float) -> None:
+        """Flush for at most `linger` seconds, say goodbye to the node, and close."""
+        deadline = time.monotonic() + linger
+        session = self._client.session
+        try:
+            self.flush(None, linger)
+            with self._lock:
+                self._check()
+                now = time.monotonic()
+                self._collect(now)
+                number = self._client.goodbye(now)
+                self._transmit(now)
+            self._until(lambda _: session.acknowledged >= number or None, session, max(deadline, now + 0.1))
+            if session.acknowledged < number:
+                gathered = sum(len(writer.items) for writer in self._client.writers.values())
+                text = f"{session.busy} frames and {gathered} items beside them"
+                print(f"fiberq: the node did not accept {text} in {linger:g} s", file=sys.stderr)
+        except (NodeError, ClosedError):
+            pass  # who put something into a node that is gone was told so, or is told nothing more here
+        with self._lock:
+            self._closed = True
+            self._cut_fast_paths()
+            self._wake_everybody()
+        self._on_end(self)
+        self._thread.join(1.0)
+        self._socket.close()
+
+
+def _has_room(writer: Writer) -> bool:
+    return len(writer.items) <= MAX_GATHERED and writer.bulk <= MAX_GATHERED_BYTES
+
+
+def _ended(code: str) -> Exception:
+    if code == "eof":
+        return ConnectionEnded("the other end of the pipe is closed, and all that it sent was read")
+    if code == "unread":
+        return ConnectionEnded("the other end of the pipe is closed: nobody will read this")
+    if code == "closed":
+        return ClosedError("this handle was closed meanwhile")
+    return HandleError("the queue or pipe is gone: its last holder closed it or died")

@@ -1,0 +1,180 @@
+"""The links of this process: one to each node that it uses, from the first use to the process's end, or to a fork."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import stat
+import sys
+import threading
+import time
+
+from fiberq import registry, tree
+from fiberq.abc import Transport
+from fiberq.errors import ClosedError, ConnectError, NodeError
+from fiberq.lifeline import ForkLifeline
+from fiberq.link import Link
+from fiberq.settings import config
+from fiberq.tree import Endpoint
+
+_links: dict[Endpoint, Link] = {}
+_transports: dict[str, Transport] = {}
+_making = threading.Lock()
+_inherited: dict[Endpoint, tuple[Link, str]] = {}  # the parent's links, and tokens for what they held at the fork
+
+
+def connect(endpoint: Endpoint) -> Link:
+    """Return this process's link to the node at `endpoint`; connect if there is none.
+
+    Blocks for at most twice `config.connect_timeout` seconds. Raises `ConnectError` when nobody listens there, and
+    `NodeError` when what does refuses this process.
+    """
+    link = _links.get(endpoint)
+    if link is not None:
+        return link
+    with _making:
+        link = _links.get(endpoint)
+        if link is None:
+            link = Link(endpoint, _transport(endpoint.target), _forget)
+            if endpoint in _inherited:
+                link.take_over(*_inherited[endpoint])
+                del _inherited[endpoint]
+            _links[endpoint] = link
+            _register_exit()
+    return link
+
+
+def connect_tree() -> Link:
+    """Return the link to the node of this process tree; start the node if there is none, or if it is gone."""
+    endpoint = tree.endpoint()
+    try:
+        return connect(endpoint)
+    except ConnectError:
+        if config.node is not None:
+            raise
+        tree.forget(endpoint)
+        return connect(tree.endpoint())
+
+
+def _forget(link: Link) -> None:
+    if _links.get(link.endpoint) is link:
+        del _links[link.endpoint]
+    if link.error is not None:
+        tree.forget(link.endpoint)
+
+
+def _transport(target: str) -> Transport:
+    transport = _transports.get(target)
+    if transport is None:
+        transport = _transports[target] = registry.load_target(target)()
+    return transport
+
+
+_exit_registered = False
+
+
+def _register_exit() -> None:
+    """Flush at this process's exit. A child of multiprocessing ends without running `atexit`'s functions."""
+    global _exit_registered
+    if _exit_registered:
+        return
+    _exit_registered = True
+    util = sys.modules.get("multiprocessing.util")
+    if util is not None:
+        util.Finalize(None, close_all, exitpriority=-5)  # after it has waited for this process's children
+    atexit.register(_at_exit)
+
+
+def _at_exit() -> None:
+    """Close the links before the transports' libraries close down, but after multiprocessing has waited for children.
+
+    Functions of `atexit` run from the last to the first that was registered, and ours comes after the libraries'; so
+    multiprocessing's, which may have come before them, is called here.
+    """
+    util = sys.modules.get("multiprocessing.util")
+    if util is not None:
+        util._exit_function()
+    close_all()
+
+
+def close_all() -> None:
+    """Close all links of this process; what was put is flushed first, for at most `config.linger` seconds in all."""
+    deadline = time.monotonic() + config.linger
+    for link in list(_links.values()):
+        link.close(max(0.0, deadline - time.monotonic()))
+
+
+# -- fork --
+
+_fork_tokens: dict[Endpoint, str] = {}
+_fork_lifeline: ForkLifeline | None = None
+
+
+def _before_fork() -> None:
+    global _fork_lifeline
+    _making.acquire()
+    _fork_tokens.clear()
+    for endpoint, link in list(_links.items()):
+        if link.error is None and link.holds():
+            _fork_tokens[endpoint] = os.urandom(8).hex()
+    _fork_lifeline = ForkLifeline() if _fork_tokens else None
+
+
+def _after_fork_in_parent() -> None:
+    global _fork_lifeline
+    lifeline, _fork_lifeline = _fork_lifeline, None
+    _making.release()
+    if lifeline is None:
+        return
+    lifeline.in_parent()
+    for endpoint, token in list(_fork_tokens.items()):
+        link = _links.get(endpoint)
+        if link is not None:
+            try:
+                link.fly(token, link.holds(), lifeline, fork=True)
+            except (NodeError, ClosedError):
+                pass
+
+
+def _after_fork_in_child() -> None:
+    global _making, _exit_registered, _fork_lifeline
+    _making = threading.Lock()
+    if _fork_lifeline is not None:
+        _fork_lifeline.in_child()
+        _fork_lifeline = None
+    _exit_registered = False
+    _close_inherited([link.address.location for link in _links.values()])
+    for link in _links.values():
+        link.abandon()
+    _inherited.clear()
+    _inherited.update({endpoint: (_links[endpoint], token) for endpoint, token in _fork_tokens.items()})
+    _links.clear()
+    _transports.clear()
+
+
+def _close_inherited(locations: list[str]) -> None:
+    """Close the sockets that connect the parent to a node: else its death goes unseen while this process lives."""
+    if not locations:
+        return
+    import socket
+
+    for name in os.listdir("/dev/fd"):
+        number = int(name)
+        try:
+            if not stat.S_ISSOCK(os.fstat(number).st_mode):
+                continue
+            probe = socket.socket(fileno=number)
+        except OSError:
+            continue
+        try:
+            peer = probe.getpeername()
+        except OSError:
+            peer = None
+        finally:
+            probe.detach()
+        text = f"{peer[0]}:{peer[1]}" if isinstance(peer, tuple) else peer
+        if text in locations:
+            os.close(number)
+
+
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)

@@ -1,0 +1,12 @@
+"""The delivery protocol, without I/O: pure state machines that take events and give frames.
+
+Nothing below this package opens a socket, starts a thread or reads a clock; time comes in as an argument (`now`, in
+seconds of a monotonic clock). That is what lets tests drive it through millions of interleavings.
+
+- `frames`   how a frame looks on the wire
+- `session`  frames arrive once and in order, although connections break
+- `batch`    how items are kept, split and joined without touching them one by one
+- `device`   what sits between writers and readers, and who owns which item until when; `pull` and `push` deal
+- `broker`   the node: sessions, channels, their holders, and which frame goes to which device
+- `writer`, `reader`, `client`   the same in a user's process
+"""

@@ -1,0 +1,178 @@
+"""How items are kept: a run of consecutive items is one buffer and the items' lengths, however many they are.
+
+A queued item so costs its bytes and four more. Runs are split and joined without a Python object for each item, except
+where a push queue deals a run out among several readers.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections import deque
+from collections.abc import Iterable, Sequence
+from itertools import accumulate, pairwise
+
+from fiberq.abc import Buffer
+from fiberq.protocol.frames import Items, pack_items
+
+
+class Batch:
+    """The memory behind one or more runs: what one frame brought. Never changed."""
+
+    __slots__ = ("_ends", "lengths", "parts", "payload")
+
+    def __init__(self, items: Items) -> None:
+        self.lengths, self.payload, self.parts = items
+        self._ends: array[int] | None = None
+
+    def offset(self, index: int) -> int:
+        """Where item number `index` begins in the payload."""
+        if not index:
+            return 0
+        if index == len(self.lengths):
+            return len(self.payload)
+        if self._ends is None:
+            self._ends = array("Q", accumulate(self.lengths))
+        return self._ends[index - 1]
+
+
+class Run:
+    """Consecutive items of one batch, with their places in their queue: item i stands at `place + i * stride`."""
+
+    __slots__ = ("batch", "deaths", "end", "first", "place", "redelivered", "returned", "stride", "suspect")
+
+    def __init__(self, batch: Batch, first: int, end: int, place: int = 0, stride: int = 1) -> None:
+        self.batch = batch
+        self.first = first
+        self.end = end
+        self.place = place
+        self.stride = stride
+        self.returned = False  # another reader had it, and gave it back unstarted
+        self.redelivered = False  # another reader had it, and may have started it
+        self.suspect = False  # a reader died while it had it
+        self.deaths = 0  # readers that died while they had it alone
+
+    @classmethod
+    def of(cls, items: Items, place: int = 0) -> Run:
+        return cls(Batch(items), 0, len(items.lengths) or 1, place)
+
+    def __len__(self) -> int:
+        return self.end - self.first
+
+    def __lt__(self, other: Run) -> bool:
+        return self.place < other.place
+
+    @property
+    def size(self) -> int:
+        """Bytes of the items."""
+        batch = self.batch
+        if batch.parts:
+            return sum(map(len, batch.parts))
+        return batch.offset(self.end) - batch.offset(self.first)
+
+    def part(self, start: int, stop: int) -> Run:
+        """The items from `start` up to `stop`, counted from this run's first."""
+        if start == 0 and stop == self.end - self.first:
+            return self
+        run = Run(self.batch, self.first + start, self.first + stop, self.place + start * self.stride, self.stride)
+        return run._marked(self)
+
+    def fitting(self, count: int, size: int) -> int:
+        """How many of the first `count` items come to at most `size` bytes; at least 1."""
+        count = min(count, len(self))
+        batch = self.batch
+        if batch.parts or len(batch.payload) <= size:
+            return count
+        base = batch.offset(self.first)
+        low, high = 1, count
+        while low < high:
+            middle = (low + high + 1) // 2
+            if batch.offset(self.first + middle) - base <= size:
+                low = middle
+            else:
+                high = middle - 1
+        return low
+
+    def lengths(self) -> array[int]:
+        return self.batch.lengths[self.first : self.end]
+
+    def payload(self) -> Buffer:
+        batch = self.batch
+        if self.end - self.first == len(batch.lengths):
+            return batch.payload
+        return memoryview(batch.payload)[batch.offset(self.first) : batch.offset(self.end)]
+
+    def dealt(self, ways: int) -> list[Run]:
+        """Deal the items out like cards, into at most `ways` runs: the first gets items 0, `ways`, 2 * `ways`, ..."""
+        if ways == 1 or len(self) == 1:
+            return [self]
+        lengths = self.lengths()
+        payload = self.payload()
+        ends = [0, *accumulate(lengths)]
+        items = [payload[start:stop] for start, stop in pairwise(ends)]
+        runs = []
+        for way in range(min(ways, len(items))):
+            mine = lengths[way::ways]
+            batch = Batch(Items(mine, b"".join(items[way::ways]), ()))
+            run = Run(batch, 0, len(mine), self.place + way * self.stride, self.stride * ways)
+            runs.append(run._marked(self))
+        return runs
+
+    def like(self, other: Run) -> bool:
+        """Whether both may travel in one frame."""
+        return self is other or (
+            self.redelivered == other.redelivered
+            and self.suspect == other.suspect
+            and not self.batch.parts
+            and not other.batch.parts
+        )
+
+    def _marked(self, origin: Run) -> Run:
+        self.returned = origin.returned
+        self.redelivered = origin.redelivered
+        self.suspect = origin.suspect
+        self.deaths = origin.deaths
+        return self
+
+
+def body(runs: Sequence[Run]) -> tuple[tuple[Buffer, ...], Sequence[Buffer]]:
+    """The body and the further parts of a frame that carries `runs`; a large item travels alone."""
+    if runs[0].batch.parts:
+        return pack_items(b"", ()), runs[0].batch.parts
+    if len(runs) == 1:
+        return pack_items(runs[0].lengths().tobytes(), (runs[0].payload(),)), ()
+    return pack_items(b"".join(run.lengths().tobytes() for run in runs), [run.payload() for run in runs]), ()
+
+
+def count(runs: Iterable[Run]) -> int:
+    return sum(map(len, runs))
+
+
+def gather(queue: deque[Run], wanted: int, size: int) -> list[Run]:
+    """Remove from the head of `queue` what makes one frame: at most `wanted` items, `size` bytes (but one item always),
+    all alike in their marks; a large item alone."""
+    runs: list[Run] = []
+    head = queue[0]
+    while wanted and queue and queue[0].like(head):
+        run = queue[0]
+        taken = run.fitting(wanted, size)
+        part = run.part(0, taken)
+        if runs and part.size > size:
+            break
+        queue.popleft()
+        if taken < len(run):
+            queue.appendleft(run.part(taken, len(run)))
+        runs.append(part)
+        size -= part.size
+        wanted -= taken
+        if run.batch.parts or size <= 0:
+            break
+    return runs
+
+
+def put_in_place(queue: deque[Run], runs: Iterable[Run]) -> None:
+    """Insert runs that were taken from the head of `queue` at their old places."""
+    back = list(runs)
+    last = max((run.place for run in back), default=0)
+    while queue and queue[0].place < last:
+        back.append(queue.popleft())
+    queue.extendleft(sorted(back, reverse=True))

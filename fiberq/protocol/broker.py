@@ -1,0 +1,468 @@
+"""The node without its socket: sessions, channels and their holders, and which frame goes to which device.
+
+A channel is one device with a reading and a writing side. A process holds a side while it has an open handle on it. A
+queue lives while somebody holds it. Of a pipe's channel each side ends by itself: when nobody is left to write and all
+was read, readers are told so; when nobody is left to read, writers are.
+
+A handle that is on its way to a process which is starting is in flight: it holds what it stands for, under a token,
+until that process claims it, or either of the two ends.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Hashable
+from typing import Any, Final
+
+from fiberq.abc import Buffer
+from fiberq.errors import ProtocolError
+from fiberq.protocol import frames
+from fiberq.protocol.device import Device, Memory
+from fiberq.protocol.frames import DEFAULT_CHANNEL, ENDED, Frame, Received, decode, pack_json, read_json
+from fiberq.protocol.pull import PullDevice
+from fiberq.protocol.push import PushDevice
+from fiberq.protocol.session import Session, drain
+
+log = logging.getLogger("fiberq.node")
+
+MAX_EARLY: Final = 1000
+"""Claims that are remembered although no flight was announced for them."""
+
+
+class Member:
+    """One client process, over all its connections. `peer` is the present one."""
+
+    def __init__(self, name: str, hello: dict[str, Any]) -> None:
+        self.name = name
+        self.pid = hello.get("pid")
+        self.grace = bool(hello.get("grace"))
+        self.session = Session()
+        self.peer: Hashable | None = None
+        self.hellos = 0  # the number of the newest hello
+        self.expires: float | None = None  # when it is given up, while it has no connection
+        self.heard = 0.0
+        self.holds: dict[int, str] = {}  # channel -> "r", "w" or "rw"
+        self.flights: dict[str, dict[int, str]] = {}  # token -> what the handle in flight holds
+
+
+class Channel:
+    def __init__(self, device: Device, kind: str, permanent: bool = False) -> None:
+        self.device = device
+        self.kind = kind
+        self.is_pipe = kind == "pipe"
+        self.permanent = permanent
+        self.holders: dict[object, str] = {}  # members and tokens
+        self.told: set[Member] = set()  # who knows that its side ended
+
+    def held(self, side: str) -> bool:
+        return self.permanent or any(side in sides for sides in self.holders.values())
+
+
+class Broker:
+    """Events come in as method calls; `output` gives the messages that they caused."""
+
+    def __init__(
+        self,
+        node: str,
+        *,
+        session_grace: float = 2.0,
+        session_timeout: float = 30.0,
+        max_bytes: int = 1 << 30,
+        max_deliveries: int = 5,
+    ) -> None:
+        self.node = node
+        self.garbage = 0  # messages that were no frames
+        self.memory = Memory()
+        self._session_grace = session_grace
+        self._session_timeout = session_timeout
+        self._max_bytes = max_bytes
+        self._max_deliveries = max_deliveries
+        self._now = 0.0
+        self._by_peer: dict[Hashable, Member] = {}
+        self._members: dict[str, Member] = {}
+        self._channels: dict[int, Channel] = {}
+        self._touched: dict[Member, None] = {}  # may have something to send
+        self._timed: dict[Member, None] = {}  # have a timer running
+        self._alarms: dict[int, Device] = {}
+        self._paused: dict[Member, None] = {}
+        self._early: dict[str, Member] = {}  # tokens that were claimed before their flight was announced
+        self._out: list[tuple[Hashable, tuple[Buffer, ...]]] = []
+        self._channels[DEFAULT_CHANNEL] = Channel(self._device(DEFAULT_CHANNEL, "pipe"), "pipe", permanent=True)
+
+    # -- events --
+
+    def message(self, peer: Hashable, parts: Any, now: float) -> None:
+        """A message came from `peer`. What is no frame is counted and ignored."""
+        self._now = now
+        try:
+            received = decode(parts)
+            member = self._by_peer.get(peer)
+            if received.kind == frames.HELLO:
+                self._hello(peer, read_json(received.body))
+            elif member is None:
+                self._aside(peer, Frame(frames.HELLO_FIRST))
+            else:
+                self._received(member, received)
+        except ProtocolError as error:
+            self.garbage += 1
+            if self.garbage == 1:
+                log.warning("ignored a message that is not of this protocol: %s (further ones are only counted)", error)
+            if peer in self._by_peer:
+                self._refuse(self._by_peer[peer], str(error))
+
+    def lost(self, peer: Hashable, now: float) -> None:
+        """The connection `peer` is gone."""
+        self._now = now
+        member = self._by_peer.pop(peer, None)
+        if member is None:
+            return
+        member.peer = None
+        member.session.disconnect()
+        if member.grace:
+            member.expires = now + self._session_grace
+            self._timed[member] = None
+            for number, channel in self._used_by(member):
+                channel.device.away(member, now)
+                self._check(number, channel)
+        else:
+            self._end(member)
+
+    def output(self, now: float) -> list[tuple[Hashable, tuple[Buffer, ...]]]:
+        """Run the timers that are due, and take the messages to be sent: deliveries first, then acknowledgements."""
+        self._now = now
+        for channel, device in list(self._alarms.items()):
+            if device.alarm is None or channel not in self._channels:
+                del self._alarms[channel]
+            elif device.alarm <= now:
+                device.tick(now)
+        for member in list(self._timed):
+            self._time(member)
+        for member in self._touched:
+            self._out += [(member.peer, message) for message in drain(member.session)]
+        for member in self._touched:
+            member.session.tick(now)
+            self._out += [(member.peer, message) for message in drain(member.session)]
+            if member.session.due() != float("inf"):
+                self._timed[member] = None
+        self._touched.clear()
+        out, self._out = self._out, []
+        return out
+
+    def due(self) -> float:
+        """When `output` is to be called next, if nothing else happens; infinity when never."""
+        times = [device.alarm for device in self._alarms.values() if device.alarm is not None]
+        for member in self._timed:
+            times.append(member.session.due() if member.expires is None else member.expires)
+        return min(times, default=float("inf"))
+
+    # -- sessions --
+
+    def _hello(self, peer: Hashable, hello: dict[str, Any]) -> None:
+        ours = {"protocol": frames.VERSION, "byteorder": sys.byteorder}
+        for key, value in ours.items():
+            if hello.get(key) != value:
+                text = f"this node speaks {key} {value}, the client {hello.get(key)}: install the same fiberq on both"
+                self._aside(peer, Frame(frames.REFUSED, 0, pack_json({"error": text, "code": "version"})))
+                return
+        name, received, hellos = hello.get("session"), hello.get("received"), hello.get("hellos")
+        if not isinstance(name, str) or not isinstance(received, int) or not isinstance(hellos, int):
+            raise ProtocolError("a hello names no session")
+        member = self._members.get(name)
+        if self._by_peer.get(peer, member) is not member:
+            raise ProtocolError("a connection changes its session")
+        if member is not None and hellos <= member.hellos:
+            return  # repeated, or overtaken by that of a newer connection
+        if member is None and hello.get("resume"):
+            text = "the session ended while this process was away; what it had not finished was given to others"
+            self._aside(peer, Frame(frames.REFUSED, 0, pack_json({"error": text, "code": "expired"})))
+            return
+        if member is None:
+            member = self._members[name] = Member(name, hello)
+        elif member.peer is not None:
+            self._by_peer.pop(member.peer, None)
+            member.session.disconnect()
+        member.peer = peer
+        member.hellos = hellos
+        member.expires = None
+        member.heard = self._now
+        self._by_peer[peer] = member
+        welcome = {"node": self.node, "received": member.session.received, "max_bytes": self._max_bytes}
+        member.session.send_aside(Frame(frames.WELCOME, 0, pack_json(welcome)))
+        member.session.connect(received, self._now)
+        self._touched[member] = None
+        for number, channel in self._used_by(member):
+            channel.device.back(member, self._now)
+            self._check(number, channel)
+
+    def _received(self, member: Member, received: Received) -> None:
+        self._touched[member] = None
+        member.heard = self._now
+        frame = member.session.accept(received, self._now)
+        if frame is None:
+            return
+        body = frame.body[0]
+        assert isinstance(body, memoryview)
+        if frame.kind == frames.REQUEST:
+            self._request(member, read_json(body))
+        elif frame.kind == frames.GOODBYE:
+            self._goodbye(member)
+        else:
+            self._channel_frame(member, frame, body)
+
+    def _channel_frame(self, member: Member, frame: Frame, body: memoryview) -> None:
+        channel = self._channels.get(frame.channel)
+        if channel is None:
+            if frame.kind in (frames.PUT, frames.READY):
+                self._tell_ended(member, frame.channel, "gone")
+            return
+        device = channel.device
+        if frame.kind == frames.PUT:
+            if channel.is_pipe and not channel.held("r"):
+                self._tell_ended(member, frame.channel, "unread")
+            else:
+                device.put(frames.read_items(body, frame.parts), self._now)
+                self._regulate(member)
+        elif frame.kind == frames.READY:
+            member.holds.setdefault(frame.channel, "")
+            device.ready(member, frames.read_ready(body), self._now)
+        elif frame.kind == frames.RETURN:
+            device.returned(member, frames.read_ranges(body), self._now)
+        elif frame.kind == frames.RELEASE:
+            self._release(member, frame.channel, bytes(body).decode("ascii", "replace"))
+        else:
+            raise ProtocolError(f"a client sent a frame of kind {frame.kind}")
+        self._check(frame.channel, channel)
+        self._regulate()
+
+    def _time(self, member: Member) -> None:
+        """Look at one member's timers."""
+        del self._timed[member]
+        if member.expires is not None:
+            if member.expires <= self._now:
+                self._end(member)
+            else:
+                self._timed[member] = None
+        elif member.session.due() != float("inf"):
+            self._timed[member] = None
+            if member.session.due() <= self._now:
+                self._touched[member] = None
+                if member.session.unacknowledged and member.heard + self._session_timeout <= self._now:
+                    log.warning("process %s was silent for %g s: taken for dead", member.pid, self._session_timeout)
+                    self._end(member)
+
+    def _refuse(self, member: Member, text: str) -> None:
+        log.warning("process %s broke the protocol and was cut off: %s", member.pid, text)
+        self._aside(member.peer, Frame(frames.REFUSED, 0, pack_json({"error": text, "code": "protocol"})))
+        self._end(member)
+
+    def _goodbye(self, member: Member) -> None:
+        """A clean end: the client has settled its readers; its last acknowledgement still leaves."""
+        peer = member.peer
+        for _, channel in self._used_by(member):
+            channel.device.left(member, self._now)
+        member.session.tick(self._now)
+        self._out += [(peer, message) for message in drain(member.session)]
+        self._end(member)
+
+    def _end(self, member: Member) -> None:
+        self._members.pop(member.name, None)
+        if member.peer is not None:
+            self._by_peer.pop(member.peer, None)
+        self._paused.pop(member, None)
+        self._timed.pop(member, None)
+        member.session.disconnect()
+        for number in list(member.holds):
+            self._leave(member, number)
+        for token in member.flights:
+            self._land(member.flights[token], token)
+        self._touched.pop(member, None)
+        self._regulate()
+
+    def _aside(self, peer: Hashable, frame: Frame) -> None:
+        self._out.append((peer, frames.encode(frame, 0, 0, 0)))
+
+    def _send(self, key: object, frame: Frame) -> None:
+        assert isinstance(key, Member)
+        key.session.send(frame, self._now)
+        self._touched[key] = None
+
+    # -- requests --
+
+    def _request(self, member: Member, request: dict[str, Any]) -> None:
+        answer: dict[str, Any] = {"id": request.get("id")}
+        try:
+            operation = _OPERATIONS[request["op"]]
+            answer.update(operation(self, member, request) or {})
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            if isinstance(error, ProtocolError):
+                raise
+            raise ProtocolError(f"a request cannot be read: {error!r}") from error
+        if answer["id"] is not None:
+            self._send(member, Frame(frames.REPLY, 0, pack_json(answer)))
+
+    def _create(self, member: Member, request: dict[str, Any]) -> dict[str, Any]:
+        """Make a channel and hold both its sides."""
+        number, kind = int(request["channel"]), str(request["kind"])
+        if not 0 < number < 1 << 64:
+            raise ProtocolError("a channel's number is out of range")
+        if number in self._channels:
+            return {"error": f"channel {number:016x} exists already"}
+        self._channels[number] = Channel(self._device(number, kind), kind)
+        self._hold(member, number, "rw")
+        return {}
+
+    def _open(self, member: Member, request: dict[str, Any]) -> dict[str, Any]:
+        """Hold sides of channels that exist."""
+        wanted = {int(number): str(sides) for number, sides in request["holds"]}
+        for number in wanted:
+            if number not in self._channels:
+                return {"error": "the queue or pipe is gone: its last holder closed it or died", "code": "gone"}
+        kinds = {}
+        for number, sides in wanted.items():
+            self._hold(member, number, sides)
+            kinds[f"{number:x}"] = self._channels[number].kind
+        self._claim(member, request.get("token"))
+        return {"kinds": kinds}
+
+    def _flight(self, member: Member, request: dict[str, Any]) -> None:
+        """Announce a handle in flight."""
+        token = str(request["token"])
+        holds: dict[int, str] = {}
+        for number, sides in request["holds"]:  # a process can have a handle on each side
+            holds[int(number)] = holds.get(int(number), "") + str(sides)
+        claimant = self._early.pop(token, None)
+        if claimant is None:
+            member.flights[token] = holds
+        for number, sides in holds.items():
+            if number not in self._channels:
+                continue
+            if claimant is None:
+                self._channels[number].holders[token] = sides
+            elif request.get("fork") and claimant.name in self._members:
+                self._hold(claimant, number, sides)
+
+    def _landed(self, member: Member, request: dict[str, Any]) -> None:
+        """A handle in flight came to nothing: the process that it was for has ended."""
+        token = str(request["token"])
+        holds = member.flights.pop(token, None)
+        if holds is not None:
+            self._land(holds, token)
+
+    def _inherit(self, member: Member, request: dict[str, Any]) -> None:
+        """A forked child takes over what its parent held when it forked."""
+        token = str(request["token"])
+        for owner in self._members.values():
+            if token in owner.flights:
+                for number, sides in owner.flights[token].items():
+                    if number in self._channels:
+                        self._hold(member, number, sides)
+        self._claim(member, token)
+
+    def _claim(self, member: Member, token: object) -> None:
+        if not isinstance(token, str):
+            return
+        for owner in self._members.values():
+            holds = owner.flights.pop(token, None)
+            if holds is not None:
+                self._land(holds, token)
+                return
+        self._early[token] = member
+        if len(self._early) > MAX_EARLY:
+            del self._early[next(iter(self._early))]
+
+    def _stat(self, member: Member, request: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG002
+        channel = self._channels.get(int(request["channel"]))
+        if channel is None:
+            return {"error": "the queue or pipe is gone: its last holder closed it or died", "code": "gone"}
+        return {"qsize": channel.device.qsize(), "readers": len(channel.device.readers)}
+
+    # -- channels and their holders --
+
+    def _device(self, number: int, kind: str) -> Device:
+        if kind == "push":
+            return PushDevice(number, self._send, self.memory, self._max_deliveries)
+        if kind in ("pull", "pipe"):
+            return PullDevice(number, self._send, self.memory, self._max_deliveries, keeps=kind == "pull")
+        raise ProtocolError(f"no such kind of channel: {kind}")
+
+    def _hold(self, member: Member, number: int, sides: str) -> None:
+        both = "".join(sorted({*member.holds.get(number, ""), *sides} & {"r", "w"}))
+        member.holds[number] = self._channels[number].holders[member] = both
+
+    def _used_by(self, member: Member) -> list[tuple[int, Channel]]:
+        return [(number, self._channels[number]) for number in member.holds if number in self._channels]
+
+    def _release(self, member: Member, number: int, sides: str) -> None:
+        left = "".join(side for side in member.holds.get(number, "") if side not in sides)
+        if "r" in sides:
+            self._channels[number].device.left(member, self._now)
+            self._channels[number].told.discard(member)
+        if left:
+            member.holds[number] = self._channels[number].holders[member] = left
+        else:
+            self._leave(member, number)
+
+    def _leave(self, member: Member, number: int) -> None:
+        member.holds.pop(number, None)
+        channel = self._channels.get(number)
+        if channel is not None:
+            channel.holders.pop(member, None)
+            channel.told.discard(member)
+            channel.device.lost(member, self._now)
+            self._check(number, channel)
+
+    def _land(self, holds: dict[int, str], token: str) -> None:
+        for number in holds:
+            channel = self._channels.get(number)
+            if channel is not None:
+                channel.holders.pop(token, None)
+                self._check(number, channel)
+
+    def _check(self, number: int, channel: Channel) -> None:
+        """After an event: is the channel, or one of its sides, at its end? Does its device want to be woken?"""
+        if channel.device.alarm is not None:
+            self._alarms[number] = channel.device
+        if channel.permanent:
+            return
+        if not channel.holders:
+            channel.device.close()
+            self._channels.pop(number, None)
+            self._regulate()
+        elif channel.is_pipe:
+            if not channel.held("r"):
+                self._tell_all(number, channel, "w", "unread")
+            elif not channel.held("w") and channel.device.drained:
+                self._tell_all(number, channel, "r", "eof")
+
+    def _tell_all(self, number: int, channel: Channel, side: str, code: str) -> None:
+        for member, sides in channel.holders.items():
+            if isinstance(member, Member) and side in sides and member not in channel.told:
+                channel.told.add(member)
+                self._tell_ended(member, number, code)
+
+    def _tell_ended(self, member: Member, number: int, code: str) -> None:
+        self._send(member, Frame(ENDED, number, pack_json({"code": code})))
+
+    # -- memory --
+
+    def _regulate(self, writer: Member | None = None) -> None:
+        """Pause a writer while the node holds too much, and let all go on when there is room again."""
+        if self.memory.bytes > self._max_bytes:
+            if writer is not None and writer not in self._paused:
+                self._paused[writer] = None
+                self._send(writer, Frame(frames.PAUSE))
+        elif self._paused and self.memory.bytes <= self._max_bytes * 0.9:
+            for member in self._paused:
+                self._send(member, Frame(frames.RESUME))
+            self._paused.clear()
+
+
+_OPERATIONS: Final[dict[str, Any]] = {
+    "create": Broker._create,
+    "open": Broker._open,
+    "flight": Broker._flight,
+    "landed": Broker._landed,
+    "inherit": Broker._inherit,
+    "stat": Broker._stat,
+}

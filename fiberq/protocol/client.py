@@ -1,0 +1,205 @@
+"""A process's connection to a node, without its socket: the session, and all writers and readers that share it.
+
+Messages go in, messages come out in `session.out`, and `changed` collects what a waiting caller may be waiting for.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Container, Sequence
+from typing import Any
+
+from fiberq.abc import Buffer
+from fiberq.errors import NodeError, ProtocolError
+from fiberq.protocol import frames
+from fiberq.protocol.frames import Frame, decode, pack_json, read_json
+from fiberq.protocol.reader import Reader
+from fiberq.protocol.session import Session
+from fiberq.protocol.writer import Writer
+
+
+class Request:
+    """A question to the node, and its answer when it has come."""
+
+    def __init__(self) -> None:
+        self.answer: dict[str, Any] | None = None
+
+
+class Client:
+    """`grace`: whether the node is to wait for this process when its connection breaks."""
+
+    def __init__(self, name: str, grace: bool) -> None:
+        self.name = name
+        self.session = Session()
+        self.writers: dict[int, Writer] = {}
+        self.readers: dict[int, Reader] = {}
+        self.changed: list[object] = []  # writers, readers and requests about which there is news
+        self.welcomed = False
+        self.paused = False  # the node's memory is full
+        self.node: str | None = None
+        self.max_bytes = 1 << 62  # bytes that an item may have
+        self._grace = grace
+        self.session.before_report = self._pump_everything
+        self._requests: dict[int, Request] = {}
+        self._next_request = 0
+        self._hellos = 0
+
+    # -- the session --
+
+    def hello(self) -> None:
+        """A connection stands, new or again: say who this is. Until the welcome comes, frames wait."""
+        self.welcomed = False
+        self.session.disconnect()
+        self._hellos += 1
+        hello = {
+            "protocol": frames.VERSION,
+            "byteorder": sys.byteorder,
+            "session": self.name,
+            "hellos": self._hellos,
+            "received": self.session.received,
+            "resume": self.node is not None,
+            "grace": self._grace,
+            "pid": os.getpid(),
+        }
+        self.session.send_aside(Frame(frames.HELLO, 0, pack_json(hello)))
+
+    def message(self, parts: Sequence[Buffer], now: float) -> None:
+        """A message came. Raises `NodeError` when it says that the session cannot go on."""
+        received = decode(parts)
+        if received.kind == frames.WELCOME:
+            self._welcome(read_json(received.body), now)
+        elif received.kind == frames.REFUSED:
+            answer = read_json(received.body)
+            raise NodeError(f"the node refused this process: {answer.get('error')}")
+        elif received.kind == frames.HELLO_FIRST:
+            if self.welcomed:
+                self.hello()
+        elif self.welcomed:
+            acknowledged = self.session.acknowledged
+            frame = self.session.accept(received, now)
+            if self.session.acknowledged != acknowledged:
+                self.changed.append(self.session)
+                self._acknowledged(now)
+            if frame is not None:
+                self._frame(frame, now)
+
+    def goodbye(self, now: float) -> int:
+        """Leave for good: items that no caller got go back, those that callers got are finished."""
+        for reader in self.readers.values():
+            reader.waiting = 0
+            reader.held.clear()
+            reader.current = -1
+            if reader.attached:
+                reader.recalled(self.session, now)
+        return self.session.send(Frame(frames.GOODBYE), now, urgent=True)
+
+    def _welcome(self, welcome: dict[str, Any], now: float) -> None:
+        node, received = welcome.get("node"), welcome.get("received")
+        if not isinstance(node, str) or not isinstance(received, int):
+            raise ProtocolError("a welcome cannot be read")
+        if self.node is not None and node != self.node:
+            raise NodeError("another node has taken the address; the queues of the one before it are gone")
+        self.node = node
+        self.max_bytes = int(welcome.get("max_bytes", self.max_bytes))
+        self.welcomed = True
+        self.session.connect(received, now)
+        self._acknowledged(now)
+
+    # -- frames --
+
+    def request(self, now: float, **question: Any) -> Request:
+        """Ask the node; the request is in `changed` when its answer has come."""
+        self._next_request += 1
+        request = self._requests[self._next_request] = Request()
+        body = pack_json({"id": self._next_request, **question})
+        self.session.send(Frame(frames.REQUEST, 0, body), now, urgent=True)
+        return request
+
+    def tell(self, now: float, **order: Any) -> int:
+        """Send an order that has no answer; return its frame's number."""
+        return self.session.send(Frame(frames.REQUEST, 0, pack_json(order)), now, urgent=True)
+
+    def release(self, channel: int, sides: str, now: float) -> None:
+        """This process holds these sides of the channel no more."""
+        if "r" in sides:
+            reader = self.readers.pop(channel, None)
+            if reader is not None and reader.attached:
+                reader.waiting = 0
+                reader.held.clear()
+                reader.current = -1
+                reader.recalled(self.session, now)
+            if reader is not None:
+                reader.ended = "closed"
+                self.changed.append(reader)
+        self.session.send(Frame(frames.RELEASE, channel, (sides.encode(),)), now)
+
+    def pump(self, writer: Writer, now: float, urgent: bool = False) -> None:
+        if not self.paused:
+            writer.pump(self.session, now, urgent)
+
+    def idle(self, now: float) -> bool:
+        """Let readers that nobody reads from give back their items and tell how far they are; return whether to ask
+        again soon."""
+        left = False
+        for reader in self.readers.values():
+            had = bool(reader.ready)
+            left |= reader.idle(self.session, now)
+            if had and not reader.ready:
+                self.changed.append(reader)
+        return left
+
+    def outlived(self, threads: Container[int], now: float) -> None:
+        """What threads had got that are not among `threads` any more is finished."""
+        for reader in self.readers.values():
+            if reader.held or reader.owner is not None:
+                reader.outlived(threads, self.session, now)
+
+    def _pump_everything(self, now: float) -> None:
+        for writer in self.writers.values():
+            if writer.items:
+                writer.pump(self.session, now, everything=True)
+
+    def _acknowledged(self, now: float) -> None:
+        for writer in self.writers.values():
+            if writer.under_way:
+                self.pump(writer, now)
+                self.changed.append(writer)
+
+    def _frame(self, frame: Frame, now: float) -> None:
+        if frame.kind == frames.DELIVER:
+            reader = self.readers.get(frame.channel)
+            if reader is not None:
+                reader.deliver(frame, self.session, now)
+                self.changed.append(reader)
+        elif frame.kind == frames.RECALL:
+            reader = self.readers.get(frame.channel)
+            if reader is not None:
+                reader.recalled(self.session, now)
+                self.changed.append(reader)
+        elif frame.kind == frames.ENDED:
+            self._ended(frame)
+        elif frame.kind == frames.REPLY:
+            answer = read_json(frame.body[0])  # type: ignore[arg-type]
+            request = self._requests.pop(answer.get("id", 0), None)
+            if request is not None:
+                request.answer = answer
+                self.changed.append(request)
+        elif frame.kind in (frames.PAUSE, frames.RESUME):
+            self.paused = frame.kind == frames.PAUSE
+            for writer in self.writers.values():
+                self.pump(writer, now)
+                self.changed.append(writer)
+
+    def _ended(self, frame: Frame) -> None:
+        code = str(read_json(frame.body[0]).get("code"))  # type: ignore[arg-type]
+        reader, writer = self.readers.get(frame.channel), self.writers.get(frame.channel)
+        if reader is not None and code in ("eof", "gone"):
+            reader.ended = code
+            self.changed.append(reader)
+        if writer is not None and code in ("unread", "gone"):
+            writer.ended = code
+            writer.items.clear()
+            writer.under_way.clear()
+            writer.full = False  # the next put looks closer
+            self.changed.append(writer)

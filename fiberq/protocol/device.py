@@ -1,0 +1,299 @@
+"""What sits between writers and readers: who owns which item until when. `pull` and `push` say who gets it.
+
+A reader is one process on one queue. Items delivered to it are numbered 0, 1, 2, ... and leased; its reports say how
+far it has started and which of the started ones it still holds. A lease ends when its item is finished (reported as
+started and not held), is given back (`returned`), is taken back (a recall), or when its reader is lost: then the item
+goes to another, in its old place, marked as redelivered. A reader whose connection broke is away: it keeps its leases
+and gets nothing until it is back.
+
+Poison: an item whose reader died is suspect, and delivered alone, to a reader that has nothing else (or whose other
+threads hold all it has). Only the death of a reader that had nothing else counts against it, so no innocent is
+condemned; after `max_deliveries` of them it is a dead letter.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from typing import Final, TypeAlias
+
+from fiberq.protocol.batch import Run, body, count
+from fiberq.protocol.frames import DELIVER, Frame, Items, Ready, pack_deliver
+
+Key: TypeAlias = Hashable
+Send: TypeAlias = Callable[[Key, Frame], None]
+
+MAX_AHEAD: Final = 8 << 20
+"""Bytes that are delivered ahead to a reader that is not waiting."""
+
+
+class Memory:
+    """The bytes of all items that a node's devices hold."""
+
+    def __init__(self) -> None:
+        self.bytes = 0
+
+
+class Lease:
+    """Items that a reader has: its numbers from `first` on. `alone`: delivered alone, as a suspect."""
+
+    __slots__ = ("alone", "at", "first", "run")
+
+    def __init__(self, first: int, run: Run, at: float, alone: bool) -> None:
+        self.first = first
+        self.run = run
+        self.at = at
+        self.alone = alone
+
+    @property
+    def end(self) -> int:
+        return self.first + len(self.run)
+
+    def part(self, start: int, stop: int) -> Lease:
+        """The items with the reader's numbers from `start` up to `stop`."""
+        return Lease(start, self.run.part(start - self.first, stop - self.first), self.at, self.alone)
+
+
+class Reader:
+    """What a device knows of one reader."""
+
+    __slots__ = ("away", "bytes", "key", "leases", "limit", "next", "queue", "recalled_at", "started", "waiting")
+
+    def __init__(self, key: Key) -> None:
+        self.key = key
+        self.limit = 0  # it takes items numbered below this
+        self.next = 0  # the number of the next item delivered to it
+        self.started = 0  # items numbered below this are started, or will be when they arrive
+        self.waiting = 0  # its callers that are blocked now
+        self.leases: deque[Lease] = deque()  # by number
+        self.bytes = 0  # of the leases
+        self.away = False  # its connection is broken
+        self.recalled_at: float | None = None
+        self.queue: deque[Run] = deque()  # dealt to it, not delivered; only push queues use it
+
+    def unstarted(self) -> int:
+        """How many leased items it has not started, as far as is known."""
+        return sum(lease.end - max(lease.first, self.started) for lease in self.leases if lease.end > self.started)
+
+    @property
+    def credit(self) -> int:
+        """How many more items it takes now."""
+        return 0 if self.away else self.limit - self.next
+
+    def begin(self) -> None:
+        """Callers that wait start theirs at once: such items are never recalled."""
+        begun = min(self.waiting, self.next - self.started)
+        self.waiting -= begun
+        self.started += begun
+
+    def settle(self, started: int, held: Sequence[int]) -> int:
+        """End the leases of what was started below `started`, except `held`; return how many items that finished."""
+        finished = 0
+        kept: list[Lease] = []
+        while self.leases and self.leases[0].first < started:
+            lease = self.leases.popleft()
+            if lease.end > started:
+                self.leases.appendleft(lease.part(started, lease.end))
+                lease = lease.part(lease.first, started)
+            mine = [lease.part(number, number + 1) for number in held if lease.first <= number < lease.end]
+            kept += mine
+            finished += len(lease.run) - len(mine)
+            self.bytes -= lease.run.size - sum(one.run.size for one in mine)
+        self.leases.extendleft(reversed(kept))
+        return finished
+
+    def take_back(self, first: int, end: int) -> list[Lease]:
+        """Remove and return the leases on the numbers from `first` up to `end`."""
+        taken: list[Lease] = []
+        kept: deque[Lease] = deque()
+        for lease in self.leases:
+            start, stop = max(first, lease.first), min(end, lease.end)
+            if start >= stop:
+                kept.append(lease)
+                continue
+            if lease.first < start:
+                kept.append(lease.part(lease.first, start))
+            taken.append(lease.part(start, stop))
+            if stop < lease.end:
+                kept.append(lease.part(stop, lease.end))
+        self.leases = kept
+        self.bytes -= sum(lease.run.size for lease in taken)
+        return taken
+
+
+class Device(ABC):
+    """One queue. Events come in as method calls, frames go out through `send(reader's key, frame)`."""
+
+    def __init__(
+        self, channel: int, send: Send, memory: Memory | None = None, max_deliveries: int = 5, keeps: bool = True
+    ) -> None:
+        self.channel = channel
+        self.readers: dict[Key, Reader] = {}
+        self.dead_letters: list[Run] = []
+        self.accepted = 0  # items ever put
+        self.finished = 0  # items ever finished
+        self.bytes = 0  # of the items that are neither finished nor dead letters
+        self.alarm: float | None = None  # when `tick` is to be called next
+        self._send = send
+        self._memory = memory or Memory()
+        self._max_deliveries = max_deliveries
+        self._keeps = keeps  # items are held after a reader started them; a pipe's end there
+
+    # -- events --
+
+    def put(self, items: Items, now: float) -> None:
+        """Take items over from a writer."""
+        run = Run.of(items, self.accepted)
+        self.accepted += len(run)
+        self._occupy(run.size)
+        self._add(run, now)
+
+    def ready(self, key: Key, report: Ready, now: float) -> None:
+        """A reader reports. Its first report attaches it."""
+        reader = self.readers.get(key)
+        if reader is None:
+            reader = self.readers[key] = Reader(key)
+            self._attached(reader, now)
+        started = min(report.started, reader.next)
+        self._finish(reader, started, report.held)
+        reader.started = started
+        reader.limit = report.limit
+        reader.waiting = report.waiting
+        reader.begin()
+        self._serve(reader, now)
+
+    def returned(self, key: Key, ranges: Iterable[tuple[int, int]], now: float) -> None:
+        """A reader gives back items that it did not start, or that came after it had stopped waiting."""
+        reader = self.readers.get(key)
+        if reader is None:
+            return
+        reader.recalled_at = None
+        reader.limit = reader.next  # its credit was for items that it could start
+        runs = [lease.run for first, end in ranges for lease in reader.take_back(first, end)]
+        self._put_back(reader, runs, now)
+
+    def lost(self, key: Key, now: float) -> None:
+        """A reader is gone; what it had goes to others."""
+        reader = self.readers.pop(key, None)
+        if reader is None:
+            return
+        runs = []
+        if not self._keeps:
+            self._finish(reader, reader.started, ())  # a pipe's message ends when it is received
+        for lease in reader.leases:
+            run = lease.run
+            run.redelivered = run.suspect = self._keeps
+            if lease.alone:
+                run.deaths += 1
+            if run.deaths >= self._max_deliveries:
+                self.dead_letters.append(run)
+                self._occupy(-run.size)
+            else:
+                runs.append(run)
+        self._detached(reader, now)
+        self._put_back(None, [*runs, *reader.queue], now)
+
+    def left(self, key: Key, now: float) -> None:
+        """A reader detaches. It has told what it finished; what else it was sent goes back as if it never had been."""
+        reader = self.readers.pop(key, None)
+        if reader is not None:
+            self._detached(reader, now)
+            self._put_back(None, [*(lease.run for lease in reader.leases), *reader.queue], now)
+
+    def away(self, key: Key, now: float) -> None:
+        """A reader's connection is broken; it may come back."""
+        reader = self.readers.get(key)
+        if reader is not None:
+            reader.away = True
+            self._serve(reader, now)
+
+    def back(self, key: Key, now: float) -> None:
+        """A reader that was away is connected again."""
+        reader = self.readers.get(key)
+        if reader is not None:
+            reader.away = False
+            if reader.recalled_at is not None:
+                reader.recalled_at = now
+            self._serve(reader, now)
+
+    def tick(self, now: float) -> None:  # noqa: B027 - a device without timers has nothing to do
+        """The alarm went off."""
+
+    def close(self) -> None:
+        """The queue is gone, and its items with it."""
+        self._occupy(-self.bytes)
+
+    # -- questions --
+
+    @abstractmethod
+    def queued(self) -> Iterator[Run]:
+        """The runs that no reader has."""
+
+    def qsize(self) -> int:
+        """Items that no caller has got: queued, dealt out or only prefetched."""
+        return count(self.queued()) + sum(reader.unstarted() for reader in self.readers.values())
+
+    @property
+    def drained(self) -> bool:
+        """Whether nothing is queued, and no reader has anything that it could give back."""
+        return next(self.queued(), None) is None and not any(reader.leases for reader in self.readers.values())
+
+    # -- what pull and push differ in --
+
+    @abstractmethod
+    def _add(self, run: Run, now: float) -> None:
+        """New items have come."""
+
+    @abstractmethod
+    def _serve(self, reader: Reader, now: float) -> None:
+        """A reader may have become able to take items."""
+
+    @abstractmethod
+    def _put_back(self, reader: Reader | None, runs: list[Run], now: float) -> None:
+        """Items return to their old places; `reader` gave them back, if it still lives."""
+
+    def _attached(self, reader: Reader, now: float) -> None:  # noqa: B027
+        """A reader is new."""
+
+    def _detached(self, reader: Reader, now: float) -> None:  # noqa: B027
+        """A reader has gone."""
+
+    # -- shared by both --
+
+    def _occupy(self, size: int) -> None:
+        self.bytes += size
+        self._memory.bytes += size
+
+    def _finish(self, reader: Reader, started: int, held: Sequence[int]) -> None:
+        before = reader.bytes
+        self.finished += reader.settle(started, held)
+        self._occupy(reader.bytes - before)
+
+    def _may_take(self, reader: Reader, head: Run) -> int:
+        """How many items `reader` can take now, where `head` is the first of them."""
+        if reader.credit <= 0 or reader.recalled_at is not None:
+            return 0
+        if head.returned and reader.unstarted():
+            return 0  # it would come after later items, such as the sentinel that ends this reader
+        if reader.leases and reader.leases[0].alone:
+            return 0
+        if head.suspect:
+            return 0 if reader.unstarted() or (reader.leases and not reader.waiting) else 1
+        if reader.bytes >= MAX_AHEAD:
+            return 1 if reader.waiting else 0
+        if not self._keeps and len(self.readers) > 1:
+            return min(reader.credit, reader.waiting)  # of what is only sent ahead, a death would repeat some
+        return reader.credit
+
+    def _deliver(self, reader: Reader, runs: list[Run], now: float) -> None:
+        """Send items, which `gather` made one frame of, to a reader, and lease them to it."""
+        first = reader.next
+        redelivered = runs[0].redelivered
+        for run in runs:
+            reader.leases.append(Lease(reader.next, run, now, alone=run.suspect and not reader.leases))
+            reader.next += len(run)
+            reader.bytes += run.size
+        reader.begin()
+        pieces, parts = body(runs)
+        self._send(reader.key, Frame(DELIVER, self.channel, pack_deliver(first, redelivered, pieces), parts))

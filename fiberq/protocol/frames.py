@@ -1,0 +1,210 @@
+"""How a frame looks on the wire. Says nothing about when one is sent.
+
+A message's first part is a header and a body; further parts, if any, are the buffers of one large item.
+
+    header   magic, kind, flags (a byte each), a zero byte, u64 sequence number (0: not numbered),
+             u64 acknowledgement (the last number received in order), u64 channel (0: the session itself)
+    items    u32 count, then as many u32 lengths, then the items' bytes end to end; a count of 0: one large item,
+             whose buffers are the message's further parts
+
+All integers are little-endian. Whatever cannot be parsed raises `ProtocolError`; nothing is allocated from a length
+that was not checked against what arrived.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from array import array
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
+from struct import Struct, error, iter_unpack
+from typing import Any, Final, NamedTuple
+
+from fiberq.abc import Buffer
+from fiberq.errors import ProtocolError
+
+VERSION: Final = 1
+MAGIC: Final = 0xF1
+
+ACK_NOW: Final = 1  # a flag: the sender waits for the acknowledgement
+RESEND: Final = 2  # a flag: a frame is missing, send again from the acknowledged one
+
+# kinds. Of the session:
+HELLO: Final = 1  # client: who I am, what I speak; JSON
+WELCOME: Final = 2  # node: the same; JSON
+REFUSED: Final = 3  # node: why not; JSON
+HELLO_FIRST: Final = 4  # node: I do not know this connection
+ACK: Final = 5  # either: nothing but an acknowledgement
+GOODBYE: Final = 6  # client: all is done, and what I hold is finished
+REQUEST: Final = 7  # client: a question with a number; JSON
+REPLY: Final = 8  # node: its answer; JSON
+PAUSE: Final = 9  # node: my memory is full, put nothing
+RESUME: Final = 10  # node: go on
+# Of a channel:
+PUT: Final = 16  # client: items
+DELIVER: Final = 17  # node: items, numbered
+READY: Final = 18  # client: how far I am, and how many I can take
+RECALL: Final = 19  # node: give back what you have not started
+RETURN: Final = 20  # client: these go back
+RELEASE: Final = 21  # client: I hold this end no more
+ENDED: Final = 22  # node: nothing will ever come, or be taken, here again; JSON
+
+_KINDS: Final = frozenset(range(HELLO, RESUME + 1)) | frozenset(range(PUT, ENDED + 1))
+
+HEADER: Final = Struct("<BBBxQQQ")
+_COUNT: Final = Struct("<I")
+_DELIVER: Final = Struct("<QB")
+_READY: Final = Struct("<QQHH")
+_RANGE: Final = Struct("<QQ")
+
+MAX_FRAME: Final = 60_000
+"""Bytes of small items that go into one frame. Below 64 KiB transports copy, which is faster there than sharing."""
+
+DEFAULT_CHANNEL: Final = 2
+"""The channel that a bare address names: a pipe that is always there, with its reading and its writing side."""
+
+
+class Frame(NamedTuple):
+    """A frame without its place in a session. `body` is the pieces that follow the header, `parts` a large item."""
+
+    kind: int
+    channel: int = 0
+    body: Sequence[Buffer] = ()
+    parts: Sequence[Buffer] = ()
+
+
+class Received(NamedTuple):
+    """A message whose header was read."""
+
+    kind: int
+    flags: int
+    seq: int
+    ack: int
+    channel: int
+    body: memoryview
+    parts: Sequence[Buffer]
+
+
+class Items(NamedTuple):
+    """The items of a frame: either `lengths` and `payload`, or, of one large item, `parts`."""
+
+    lengths: array[int]
+    payload: Buffer
+    parts: Sequence[Buffer]
+
+
+class Ready(NamedTuple):
+    """A reader's whole state: `limit` items may be delivered in all, those before `started` are started, and of these
+    all but `held` are finished; `waiting` of its callers are blocked now."""
+
+    limit: int
+    started: int
+    waiting: int
+    held: Sequence[int] = ()
+
+
+def encode(frame: Frame, flags: int, seq: int, ack: int) -> tuple[Buffer, ...]:
+    """The message that carries `frame`."""
+    head = HEADER.pack(MAGIC, frame.kind, flags, seq, ack, frame.channel)
+    return (b"".join((head, *frame.body)), *frame.parts)
+
+
+def decode(parts: Sequence[Buffer]) -> Received:
+    """Read a message's header."""
+    if not parts or len(parts[0]) < HEADER.size:
+        raise ProtocolError("a message is too short to be a frame")
+    magic, kind, flags, seq, ack, channel = HEADER.unpack_from(parts[0])
+    if magic != MAGIC or kind not in _KINDS:
+        raise ProtocolError("a message is not a frame of this protocol")
+    return Received(kind, flags, seq, ack, channel, memoryview(parts[0])[HEADER.size :], parts[1:])
+
+
+def pack_json(value: Mapping[str, Any]) -> tuple[bytes]:
+    return (json.dumps(value, separators=(",", ":")).encode(),)
+
+
+def read_json(body: memoryview) -> dict[str, Any]:
+    try:
+        value = json.loads(bytes(body))
+    except (ValueError, RecursionError) as error:
+        raise ProtocolError("a frame's body is not JSON") from error
+    if not isinstance(value, dict):
+        raise ProtocolError("a frame's body is not a JSON object")
+    return value
+
+
+def pack_items(lengths: Buffer, payload: Sequence[Buffer]) -> tuple[Buffer, ...]:
+    """A body of items; `lengths` is the bytes of an array of u32."""
+    return (_COUNT.pack(len(lengths) // 4), lengths, *payload)
+
+
+def read_items(body: memoryview, parts: Sequence[Buffer]) -> Items:
+    try:
+        (count,) = _COUNT.unpack_from(body)
+    except error as cause:
+        raise ProtocolError("a frame of items has no count") from cause
+    if not count:
+        if not parts or len(body) != _COUNT.size:
+            raise ProtocolError("a frame of items has none")
+        return Items(array("I"), b"", parts)
+    start = _COUNT.size + 4 * count
+    if parts or start > len(body):
+        raise ProtocolError("a frame of items is shorter than its count says")
+    lengths = array("I")
+    lengths.frombytes(body[_COUNT.size : start])
+    payload = body[start:]
+    if sum(lengths) != len(payload):
+        raise ProtocolError("a frame's items and their lengths differ")
+    return Items(lengths, payload, ())
+
+
+def pack_deliver(first: int, redelivered: bool, items: Sequence[Buffer]) -> tuple[Buffer, ...]:
+    return (_DELIVER.pack(first, redelivered), *items)
+
+
+def read_deliver(body: memoryview, parts: Sequence[Buffer]) -> tuple[int, bool, Items]:
+    try:
+        first, redelivered = _DELIVER.unpack_from(body)
+    except error as cause:
+        raise ProtocolError("a delivery is too short") from cause
+    return first, bool(redelivered), read_items(body[_DELIVER.size :], parts)
+
+
+def split(items: Items) -> list[Buffer]:
+    """Every item of a batch as bytes of its own."""
+    payload = bytes(items.payload)
+    width = items.lengths[0]
+    if width and items.lengths.tobytes() == width.to_bytes(4, sys.byteorder) * len(items.lengths):
+        return [item for (item,) in iter_unpack(f"{width}s", payload)]  # half the time, for items of one size
+    ends = list(accumulate(items.lengths))
+    return list(map(payload.__getitem__, map(slice, [0, *ends], ends)))
+
+
+def pack_ready(ready: Ready) -> tuple[bytes]:
+    head = _READY.pack(ready.limit, ready.started, min(ready.waiting, 0xFFFF), len(ready.held))
+    return (head + array("Q", ready.held).tobytes() if ready.held else head,)
+
+
+def read_ready(body: memoryview) -> Ready:
+    try:
+        limit, started, waiting, held = _READY.unpack_from(body)
+    except error as cause:
+        raise ProtocolError("a reader's report is too short") from cause
+    if len(body) != _READY.size + 8 * held:
+        raise ProtocolError("a reader's report is cut short")
+    numbers = array("Q")
+    numbers.frombytes(body[_READY.size :])
+    if held > 1 and len(set(numbers)) < held:
+        raise ProtocolError("a reader's report names an item twice")
+    return Ready(limit, started, waiting, numbers)
+
+
+def pack_ranges(ranges: Sequence[tuple[int, int]]) -> tuple[bytes, ...]:
+    return tuple(_RANGE.pack(first, end) for first, end in ranges)
+
+
+def read_ranges(body: memoryview) -> list[tuple[int, int]]:
+    if len(body) % _RANGE.size:
+        raise ProtocolError("a frame of ranges is cut short")
+    return list(_RANGE.iter_unpack(body))

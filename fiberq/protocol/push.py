@@ -1,0 +1,77 @@
+"""A push queue: items go to the attached readers as they arrive, round-robin, whoever is fast or slow.
+
+With k readers and no fault, n * k items give each exactly n. What comes before the first reader waits for it; what a
+reader had when it left is dealt out among the others.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+
+from fiberq.protocol.batch import Run, gather, put_in_place
+from fiberq.protocol.device import Device, Key, Memory, Reader, Send
+from fiberq.protocol.frames import MAX_FRAME
+
+
+class PushDevice(Device):
+    def __init__(
+        self, channel: int, send: Send, memory: Memory | None = None, max_deliveries: int = 5, keeps: bool = True
+    ) -> None:
+        super().__init__(channel, send, memory, max_deliveries, keeps)
+        self._ring: list[Key] = []
+        self._turn = 0  # whose the next item is
+        self._backlog: deque[Run] = deque()  # what came while nobody was attached
+
+    def queued(self) -> Iterator[Run]:
+        yield from self._backlog
+        for reader in self.readers.values():
+            yield from reader.queue
+
+    def _add(self, run: Run, now: float) -> None:
+        if not self._ring:
+            self._backlog.append(run)
+            return
+        for reader in self._deal_out(run):
+            self._serve(reader, now)
+
+    def _serve(self, reader: Reader, now: float) -> None:
+        while reader.queue and (wanted := self._may_take(reader, reader.queue[0])):
+            self._deliver(reader, gather(reader.queue, wanted, MAX_FRAME), now)
+
+    def _attached(self, reader: Reader, now: float) -> None:  # noqa: ARG002
+        self._ring.append(reader.key)
+        backlog, self._backlog = self._backlog, deque()
+        for run in backlog:
+            self._deal_out(run)
+
+    def _detached(self, reader: Reader, now: float) -> None:  # noqa: ARG002
+        gone = self._ring.index(reader.key)
+        del self._ring[gone]
+        if gone < self._turn:
+            self._turn -= 1
+        self._turn = self._turn % len(self._ring) if self._ring else 0
+
+    def _put_back(self, reader: Reader | None, runs: list[Run], now: float) -> None:
+        if reader is not None:
+            put_in_place(reader.queue, runs)
+            self._serve(reader, now)
+        elif self._ring:
+            for run in sorted(runs):
+                self._deal_out(run)
+            for one in self.readers.values():
+                one.queue = deque(sorted(one.queue))
+                self._serve(one, now)
+        else:
+            put_in_place(self._backlog, runs)
+
+    def _deal_out(self, run: Run) -> list[Reader]:
+        """Add the items to the readers' queues, beginning with the reader whose turn it is; return who got some."""
+        ways = len(self._ring)
+        readers = []
+        for offset, part in enumerate(run.dealt(ways)):
+            reader = self.readers[self._ring[(self._turn + offset) % ways]]
+            reader.queue.append(part)
+            readers.append(reader)
+        self._turn = (self._turn + len(run)) % ways
+        return readers

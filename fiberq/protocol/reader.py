@@ -1,0 +1,263 @@
+"""One process's side of getting from one queue: what it has, what it holds, and how many items it asks for.
+
+All handles and threads of the process share one reader. It asks for one item when a caller waits; where callers empty
+what they got quickly, it asks ahead, for as many as they use up in `HORIZON`; where they are slow it falls back to one,
+so that a slow reader never sits on items that another could have.
+
+A queue's item is held by the thread that got it until that thread gets again or ends.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Container, Sequence
+from functools import partial
+from typing import Final
+
+from fiberq.abc import Buffer
+from fiberq.errors import ProtocolError
+from fiberq.protocol import frames
+from fiberq.protocol.frames import READY, RETURN, Frame, Ready, pack_ranges, pack_ready
+from fiberq.protocol.session import Session
+
+HORIZON: Final = 0.004
+"""Seconds of work that a reader asks for ahead; work slower than this per item is not asked for ahead at all."""
+
+MAX_AHEAD: Final = 4096
+"""Items that a pull reader asks for ahead."""
+
+PUSH_WINDOW: Final = 8192
+"""Items under way to a push reader; it tells the node of its progress whenever half of them are used up."""
+
+IDLE: Final = 0.01
+"""Seconds without a caller after which a reader gives back what it was sent ahead: others would overtake it."""
+
+PROGRESS: Final = 0.005
+"""Seconds after which a push reader tells what it has finished, where its window gives no cause to."""
+
+FRESH: Final = 0.001
+"""Seconds after which a reader with items in hand first looks whether they were recalled, and tells its progress."""
+
+
+class Reader:
+    """`ready` may be popped from the left by the owning thread at any time; all else is called by one at a time."""
+
+    def __init__(self, channel: int, keeps: bool = True, pushed: bool = False) -> None:
+        self.channel = channel
+        self.ready: deque[tuple[int, Buffer | Sequence[Buffer]]] = deque()  # numbered, not started
+        self.low = 0  # ask ahead when fewer are ready
+        self.ended: str | None = None  # why nothing will come any more
+        self.waiting = 0  # callers that are blocked
+        self.owner: int | None = None  # the only thread that ever got, if there is only one
+        self.current = -1  # what it holds
+        self.held: dict[int, int] = {}  # what the threads hold, if there are several
+        self.fresh_until = 0.0
+        self.attached = False  # the node knows of this reader
+        self._shared = False  # several threads got
+        self._keeps = keeps
+        self._pushed = pushed
+        self._next = 0  # the number of the next item to come
+        self._limit = 0  # the credit that the node has
+        self._told_waiting = 0  # callers that, as the node sees it, still wait
+        self._told_started = 0  # it takes the items below this for started
+        self._eager = False  # the node waits for news of what it delivered: it is delivered alone
+        self._told_held = False  # the newest report said that something is held
+        self._reported = 0  # and that the items below this were started
+        self._report_number = 0  # the frame of the newest report that may still be replaced
+        self._ahead = PUSH_WINDOW if pushed else 1  # how many items it asks for
+        self._measured_at = 0.0
+        self._measured_from = 0
+
+    # -- what comes --
+
+    def deliver(self, frame: Frame, session: Session, now: float) -> None:
+        first, self._eager, items = frames.read_deliver(frame.body[0], frame.parts)  # type: ignore[arg-type]
+        if first < self._next:
+            raise ProtocolError("the node delivers an item twice")
+        if items.parts:
+            self.ready.append((first, items.parts))
+            self._next = first + 1
+        else:
+            got = frames.split(items)
+            self._next = first + len(got)
+            self.ready.extend(zip(range(first, self._next), got, strict=True))
+        begun = min(self._told_waiting, self._next - first)
+        self._told_waiting -= begun
+        self._told_started = max(self._told_started, first + begun)
+        if begun > self.waiting:
+            self._report(session, now)  # it crossed a cancel: nobody has started it, and the next caller may
+
+    def recalled(self, session: Session, now: float) -> None:
+        """Give back all that is not started."""
+        numbers: list[int] = []
+        while self.ready:
+            try:
+                numbers.append(self.ready.pop()[0])
+            except IndexError:
+                break
+        self._limit = self._next + self.waiting
+        self.low = 0
+        if not self._pushed:
+            self._ahead = 1
+        session.send(Frame(RETURN, self.channel, pack_ranges(_ranges(numbers))), now)
+        self._report_number = 0  # what went back must not be told of before
+        self._report(session, now)
+
+    # -- what leaves --
+
+    def idle(self, session: Session, now: float) -> bool:
+        """If no caller has come in `IDLE` seconds, give back what is ready and tell how far this reader is; return
+        whether there is more to do of this kind later."""
+        gives = bool(self.ready) and not self._pushed and not self.waiting
+        behind = self._started() != self._reported
+        if now <= self.fresh_until + IDLE or session.acknowledged < self._report_number:
+            return gives or behind  # what is on its way would come after what goes back
+        if gives:
+            self.recalled(session, now)
+        elif behind:
+            self._report(session, now)
+        return False
+
+    def take(self, thread: int) -> tuple[int, Buffer | Sequence[Buffer]] | None:
+        """Start the next item for `thread`; what it held is finished."""
+        self.finish(thread)
+        if not self.ready:
+            return None
+        if self.owner is None and not self._shared:
+            self.owner = thread
+        try:
+            number, item = self.ready.popleft()
+        except IndexError:
+            return None
+        if thread == self.owner:
+            self.current = number
+        else:
+            self.held[thread] = number
+        return number, item
+
+    def share(self) -> None:
+        """No thread owns this reader: each item is taken by a call."""
+        if self.owner is not None and self.current >= 0:
+            self.held[self.owner] = self.current
+        self._shared = True
+        self.owner = None
+        self.current = -1
+
+    def finish(self, thread: int) -> None:
+        """What `thread` held is finished."""
+        if self.owner is not None and thread != self.owner:
+            self.share()
+        if self.owner is None:
+            self.held.pop(thread, None)
+        else:
+            self.current = -1
+
+    def outlived(self, threads: Container[int], session: Session, now: float) -> None:
+        """What threads had got that are not among `threads` any more is finished."""
+        before = len(self.held), self.current
+        if self.owner is not None and self.owner not in threads:
+            self.owner = None
+            self.current = -1
+        for thread in [thread for thread in self.held if thread not in threads]:
+            del self.held[thread]
+        if (len(self.held), self.current) != before:
+            self._report(session, now)
+
+    def ask(self, session: Session, now: float, urgent: bool = False) -> int:
+        """Callers wait and nothing is ready: make sure that the node knows, and has credit to send.
+
+        Returns the number of the frame that told it; what there was when the node took that frame came before its
+        acknowledgement. `urgent` asks for that at once.
+        """
+        self._adapt(now)
+        self.low = 0
+        if self._pushed:
+            self._ask_pushed(session, now, urgent)
+        elif self._limit < self._next + self.waiting or self._told_waiting != self.waiting:
+            self._limit = self._next + max(self._ahead, self.waiting)
+            self._report(session, now, urgent)
+        return self._report_number
+
+    def ask_ahead(self, session: Session, now: float) -> None:
+        """Less than `low` is ready and the caller goes on working: ask for more, in good time."""
+        self._adapt(now)
+        if self._pushed:
+            self._ask_pushed(session, now)
+        elif self._ahead > 1 and self._limit <= self._next + self._ahead // 2:
+            self._limit = self._next + self._ahead
+            self._report(session, now)
+        self.low = self._ahead // 2
+
+    def arrived(self, now: float) -> None:
+        """A caller that waited has got something: measure from here how fast callers are."""
+        self._measured_at, self._measured_from = now, self._used - 1
+        self.low = self._ahead // 2
+
+    def cancel(self, session: Session, now: float) -> None:
+        """A caller waits no more. The last one takes the credit back; what is on its way is for the next caller."""
+        if self._told_waiting > self.waiting:
+            if not self._pushed and not self.waiting and not self.ready:
+                self._limit = self._next
+            self._report(session, now)
+        elif self.ready and self.ready[0][0] < self._told_started:
+            self._report(session, now)
+
+    def progress(self, session: Session, now: float) -> None:
+        """Tell the node how far this reader is."""
+        self._report(session, now)
+
+    @property
+    def _used(self) -> int:
+        return self._next - len(self.ready)
+
+    def _adapt(self, now: float) -> None:
+        used = self._used - self._measured_from
+        if used > 0:
+            each = max((now - self._measured_at) / used, 1e-7)
+            if not self._pushed:
+                self._ahead = max(1, min(int(HORIZON / each), 2 * self._ahead, MAX_AHEAD))
+            self._measured_at, self._measured_from = now, self._used
+
+    def _ask_pushed(self, session: Session, now: float, urgent: bool = False) -> None:
+        """A push reader's credit is renewed by halves; what it has finished is told when it is slow, or at a lull."""
+        if urgent or self._eager or self._limit <= self._next + PUSH_WINDOW // 2 or now > self.fresh_until + PROGRESS:
+            self._limit = self._next + PUSH_WINDOW
+            self._report(session, now, urgent)
+        elif self._used > self._reported or self._told_held:
+            session.later(self, now + PROGRESS, partial(self._report, session))
+
+    def _started(self) -> int:
+        """The number of the first item that is not started."""
+        try:
+            return self.ready[0][0]
+        except IndexError:
+            return self._next
+
+    def _report(self, session: Session, now: float, urgent: bool = False) -> None:
+        held: Sequence[int] = ()
+        if self._keeps and session.before_report is not None:
+            session.before_report(now)  # what a caller put while it had an item leaves before the item's end is told
+        started = self._started()
+        if self._keeps:
+            held = sorted(self.held.values()) if self.owner is None else () if self.current < 0 else (self.current,)
+        self._told_waiting = self.waiting
+        self._told_started = self._reported = started
+        self.attached = True
+        self._told_held = bool(held)
+        self._eager = False
+        session.forget(self)
+        frame = Frame(READY, self.channel, pack_ready(Ready(self._limit, started, self.waiting, held)))
+        if not session.replace(self._report_number, frame):
+            self._report_number = session.send(frame, now, urgent)
+        self.fresh_until = now + FRESH
+
+
+def _ranges(numbers: Sequence[int]) -> list[tuple[int, int]]:
+    """Runs of consecutive numbers, of which `numbers` are given from the highest to the lowest."""
+    ranges: list[tuple[int, int]] = []
+    for number in reversed(numbers):
+        if ranges and ranges[-1][1] == number:
+            ranges[-1] = (ranges[-1][0], number + 1)
+        else:
+            ranges.append((number, number + 1))
+    return ranges

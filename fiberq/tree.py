@@ -1,0 +1,160 @@
+"""Finds the node of this process tree, and starts it with the tree's first queue.
+
+Every process that descends from the one which started the node uses the same, whatever started it. A process whose
+ancestors' node is gone begins a tree of its own.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import select
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from typing import NamedTuple
+
+from fiberq import inherit
+from fiberq.address import parse
+from fiberq.errors import NodeError, PlatformError
+from fiberq.settings import config
+
+_BOOT = (
+    "import sys, json; settings = json.loads(sys.stdin.readline()); sys.path[:] = settings['path'];"
+    "from fiberq.node import main; main(settings)"
+)
+
+_lock = threading.Lock()
+_started: dict[str, _Started] = {}
+
+
+class Endpoint(NamedTuple):
+    """Where a node is, and the transport (``"module:Class"``) that reaches it."""
+
+    target: str
+    address: str
+
+
+class _Started(NamedTuple):
+    process: subprocess.Popen[bytes]
+    directory: str
+
+
+def endpoint() -> Endpoint:
+    """Return the node that new queues of this process are made on; start one if there is none.
+
+    Blocks until the node listens, at most `config.connect_timeout` seconds; raises `NodeError` if it does not.
+    """
+    from fiberq.registry import resolve
+
+    target = resolve(config.transport)
+    if config.node is not None:
+        return Endpoint(target, parse(config.node).node)
+    with _lock:
+        known = inherit.get("tree", {}).get(target)
+        return Endpoint(target, known) if known else _start(target)
+
+
+def forget(gone: Endpoint) -> None:
+    """The node of this tree is gone: the next queue starts another."""
+    with _lock:
+        tree = dict(inherit.get("tree", {}))
+        if tree.get(gone.target) == gone.address:
+            del tree[gone.target]
+            inherit.put("tree", tree)
+        if gone.address in _started:
+            _sweep(gone.address)
+
+
+def _start(target: str) -> Endpoint:
+    if not hasattr(select, "poll") or sys.platform == "win32":
+        raise PlatformError(f"fiberq runs on Linux and macOS, not on {sys.platform}")
+    settings = {
+        "target": target,
+        "parent": os.getpid(),
+        "path": [os.path.abspath(path) for path in sys.path],
+        "spin_us": config.spin_us,
+        "broker": {
+            "session_grace": config.session_grace,
+            "session_timeout": config.session_timeout,
+            "max_bytes": config.max_bytes,
+            "max_deliveries": config.max_deliveries,
+        },
+    }
+    process = subprocess.Popen(
+        [sys.executable, "-c", _BOOT],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        start_new_session=True,  # Ctrl-C in the terminal is for the user's program
+    )
+    try:
+        line = _handshake(process, json.dumps(settings).encode() + b"\n", config.connect_timeout)
+    except BaseException:
+        process.kill()
+        process.wait()
+        raise
+    if line is None:
+        process.kill()
+        process.wait()
+        raise NodeError(
+            f"the node for the transport {target} did not start within {config.connect_timeout:g} s "
+            f"(exit status {process.returncode}); what it said is on standard error"
+        )
+    ready = json.loads(line)
+    address = str(ready["address"])
+    _started[address] = _Started(process, ready["directory"])
+    inherit.put("tree", {**inherit.get("tree", {}), target: address})
+    return Endpoint(target, address)
+
+
+def _handshake(process: subprocess.Popen[bytes], settings: bytes, timeout: float) -> bytes | None:
+    """Give the new process its settings, and return the line that it answers; `None` if none comes in time."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    deadline = time.monotonic() + timeout
+    with process.stdin, process.stdout:
+        try:
+            process.stdin.write(settings)
+            process.stdin.close()
+        except BrokenPipeError:
+            return None
+        poller = select.poll()
+        poller.register(process.stdout, select.POLLIN)
+        line = b""
+        while not line.endswith(b"\n"):
+            if not poller.poll(max(0, int((deadline - time.monotonic()) * 1000))):
+                return None
+            some = os.read(process.stdout.fileno(), 4096)
+            if not some:
+                return None
+            line += some
+        return line
+
+
+def _sweep(address: str) -> None:
+    """Tidy up after a node of ours that was killed; one that still runs is left alone."""
+    started = _started[address]
+    if started.process.poll() is not None:
+        shutil.rmtree(started.directory, ignore_errors=True)
+        del _started[address]
+
+
+@atexit.register
+def _at_exit() -> None:
+    for address, started in list(_started.items()):
+        _sweep(address)
+        started.process.returncode = started.process.returncode or 0  # it outlives us on purpose: no ResourceWarning
+
+
+def _after_fork() -> None:
+    global _lock
+    _lock = threading.Lock()
+    for started in _started.values():
+        started.process.returncode = 0  # the parent's to wait for
+    _started.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork)

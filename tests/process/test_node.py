@@ -1,0 +1,343 @@
+"""The node lives with the process tree that it serves, whatever starts, ends or interrupts that."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from support import Crew, Program, every_method, node_of, nodes_of, processes, until
+from workers import node_address
+
+from fiberq import SimpleQueue
+
+pytestmark = pytest.mark.usefixtures("transport")
+
+SECOND = 1.0
+NOISE = 0.5
+"""Seconds that a busy machine may add to what a test measures."""
+
+METHODS = ["spawn", "forkserver", "fork"]
+
+
+def test_first_queue_starts_the_node_without_a_main_guard(program: type[Program]) -> None:
+    running = program("""
+import multiprocessing
+from fiberq import SimpleQueue
+multiprocessing.set_start_method("fork")
+q = SimpleQueue()
+child = multiprocessing.Process(target=q.put, args=("from a child",))
+child.start()
+print(q.get())
+child.join()
+print(child.exitcode)
+""")
+    assert running.read() == "from a child"
+    assert running.read() == "0"
+    running.wait()
+
+
+def test_a_queue_needs_no_main_guard_where_the_main_module_runs_again(method: str, program: type[Program]) -> None:
+    running = program(f"""
+import multiprocessing
+from fiberq import SimpleQueue
+q = SimpleQueue()
+node = q.reader.handle[1].partition("?")[0]
+def work(theirs):
+    theirs.put((node, __name__))
+if __name__ == "__main__":
+    child = multiprocessing.get_context({method!r}).Process(target=work, args=(q,))
+    child.start()
+    theirs, name = q.get()
+    child.join()
+    print(theirs == node, name, child.exitcode)
+""")
+    name = "__main__" if method == "fork" else "__mp_main__"
+    assert running.read() == f"True {name} 0"
+    running.wait()
+
+
+@every_method
+def test_descendants_use_the_same_node(crew: Crew) -> None:
+    answers: SimpleQueue[str] = SimpleQueue()
+    mine = answers.reader.handle[1].partition("?")[0]
+    crew.start(node_address, answers, METHODS)
+    assert {answers.get(timeout=20) for _ in range(4)} == {mine}
+    crew.finish()
+
+
+def test_a_program_that_a_descendant_runs_uses_the_same_node() -> None:
+    q: SimpleQueue[object] = SimpleQueue()
+    code = "from fiberq import SimpleQueue; q = SimpleQueue(); print(q.reader.handle[1].partition('?')[0])"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=20, check=True)
+    assert ran.stdout.strip() == q.reader.handle[1].partition("?")[0]
+
+
+@pytest.mark.parametrize(
+    "end", ["pass", "sys.exit(0)", "os._exit(0)", "os.kill(os.getpid(), 9)", "raise SystemExit(0)"]
+)
+def test_the_node_ends_with_its_tree_and_leaves_no_file(program: type[Program], short_dir: Path, end: str) -> None:
+    running = program(f"""
+import os, sys
+from fiberq import SimpleQueue
+q = SimpleQueue()
+q.put(1)
+print(q.get())
+sys.stdin.readline()
+{end}
+""")
+    assert running.read() == "1"
+    node = node_of(running.pid)
+    assert any(path.name.startswith("fiberq-") for path in short_dir.iterdir())
+    running.write("end")
+    running.wait(-9 if "kill" in end else 0)
+    until(lambda: node not in processes(), SECOND + NOISE)
+    until(lambda: [path.name for path in short_dir.iterdir()] == ["program0.py"], NOISE)
+
+
+def test_the_node_does_not_outlive_its_tree_for_a_child_that_goes_on(program: type[Program]) -> None:
+    running = program("""
+import os, time
+from fiberq import SimpleQueue
+pids, q = SimpleQueue(), SimpleQueue()
+if not os.fork():
+    pids.put(os.getpid(), sync=True)
+    try:
+        q.get(timeout=20)
+    except OSError as error:
+        print(type(error).__name__)
+    os._exit(0)
+print(pids.get())
+os.kill(os.getpid(), 9)
+""")
+    running.read()
+    running.wait(-9)
+    assert running.read(SECOND + 2 * NOISE) == "NodeError"
+
+
+def test_the_node_survives_control_c(program: type[Program]) -> None:
+    running = program("""
+import sys, time
+from fiberq import SimpleQueue
+q = SimpleQueue()
+q.put("before")
+q.flush()
+try:
+    print("ready")
+    time.sleep(20)
+except KeyboardInterrupt:
+    print("interrupted")
+q.put("after")
+print(q.get(), q.get())
+sys.stdin.readline()
+""")
+    assert running.read() == "ready"
+    node = node_of(running.pid)
+    os.killpg(running.pid, signal.SIGINT)
+    assert running.read() == "interrupted"
+    assert running.read() == "before after"
+    assert node_of(running.pid) == node
+    running.write("end")
+    running.wait()
+
+
+def test_the_node_hardly_delays_its_creators_exit(program: type[Program]) -> None:
+    running = program("""
+import time
+from fiberq import SimpleQueue
+q = SimpleQueue()
+for number in range(1000):
+    q.put(number)
+print(time.monotonic())
+""")
+    before = float(running.read())
+    running.wait()
+    assert time.monotonic() - before < SECOND
+
+
+WAITING = {
+    "get": "q.get()",
+    "get with a timeout": "q.get(timeout=30)",
+    "recv": "a.recv()",
+    "poll": "a.poll(30)",
+    "qsize": """
+while True:
+    q.qsize()
+""",
+    "put": """
+while True:
+    q.put(b"x" * 100)
+""",
+    "put of large items": """
+while True:
+    q.put(bytes(1_000_000))
+""",
+    "put with sync": """
+while True:
+    q.put(1, sync=True)
+""",
+    "send": """
+while True:
+    a.send(1)
+""",
+}
+
+
+@pytest.mark.parametrize("call", WAITING)
+def test_whoever_waits_for_a_killed_node_gets_an_error(program: type[Program], call: str) -> None:
+    running = program(f"""
+import sys, time
+from fiberq import Pipe, SimpleQueue
+from fiberq.errors import NodeError
+q = SimpleQueue()
+a, b = Pipe()
+print("ready")
+def wait():
+{_indented(WAITING[call])}
+try:
+    wait()
+except NodeError:
+    print(time.monotonic())
+try:
+    wait()
+except NodeError:
+    print("again")
+q = SimpleQueue()
+q.put("a new node")
+print(q.get())
+sys.stdin.readline()
+""")
+    assert running.read() == "ready"
+    node = node_of(running.pid)
+    os.kill(node, signal.SIGKILL)
+    killed = time.monotonic()
+    assert float(running.read(5)) - killed < SECOND + NOISE
+    assert running.read(5) == "again"
+    assert running.read(10) == "a new node"
+    (new,) = nodes_of(running.pid)
+    assert new != node
+    running.write("end")
+    running.wait()
+
+
+def test_a_flush_to_a_killed_node_raises(program: type[Program]) -> None:
+    running = program("""
+import sys, time
+from fiberq import SimpleQueue
+from fiberq.errors import NodeError
+q = SimpleQueue()
+q.put(1, sync=True)
+print("ready")
+sys.stdin.readline()
+q.put(2)
+print("flushing")
+try:
+    q.flush()
+except NodeError:
+    print(time.monotonic())
+try:
+    q.put(3)
+except NodeError:
+    print("again")
+""")
+    assert running.read() == "ready"
+    node = node_of(running.pid)
+    os.kill(node, signal.SIGSTOP)
+    running.write("go on")
+    assert running.read() == "flushing"
+    os.kill(node, signal.SIGKILL)
+    killed = time.monotonic()
+    assert float(running.read(5)) - killed < SECOND + NOISE
+    assert running.read(5) == "again"
+    running.wait()
+
+
+def test_all_threads_that_wait_for_a_killed_node_get_an_error(program: type[Program]) -> None:
+    running = program("""
+import threading, time
+from fiberq import SimpleQueue, Pipe
+from fiberq.errors import NodeError
+q, r = SimpleQueue(), SimpleQueue()
+a, b = Pipe()
+def wait(call):
+    try:
+        call()
+    except NodeError:
+        print(f"{time.monotonic()}\\n", end="")
+threads = [threading.Thread(target=wait, args=(call,)) for call in (q.get, q.get, r.get, a.recv, lambda: b.poll(30))]
+for thread in threads:
+    thread.start()
+print("ready")
+wait(q.get)
+for thread in threads:
+    thread.join()
+""")
+    assert running.read() == "ready"
+    os.kill(node_of(running.pid), signal.SIGKILL)
+    killed = time.monotonic()
+    for _ in range(6):
+        assert float(running.read(5)) - killed < SECOND + NOISE
+    running.wait()
+
+
+def test_a_child_that_waits_for_a_killed_node_gets_an_error(method: str, program: type[Program]) -> None:
+    running = program(f"""
+import multiprocessing
+from fiberq import SimpleQueue
+from workers import tell_error_of_get
+if __name__ == "__main__":
+    context = multiprocessing.get_context({method!r})
+    q, ready, (ours, theirs) = SimpleQueue(), context.Event(), context.Pipe(False)
+    child = context.Process(target=tell_error_of_get, args=(q, ready, theirs))
+    child.start()
+    assert ready.wait(20)
+    print("ready")
+    print(ours.recv())
+    child.join(20)
+    print(child.exitcode)
+""")
+    assert running.read() == "ready"
+    os.kill(node_of(running.pid), signal.SIGKILL)
+    killed = time.monotonic()
+    assert float(running.read(5)) - killed < SECOND + NOISE
+    assert running.read() == "0"
+    running.wait()
+
+
+def test_a_tree_whose_ancestors_node_is_gone_starts_its_own(program: type[Program], short_dir: Path) -> None:
+    orphan = short_dir / "orphan"
+    orphan.write_text("""
+import os, time
+deadline = time.monotonic() + 20
+while not os.path.exists("go"):
+    assert time.monotonic() < deadline
+    time.sleep(0.01)
+from fiberq import SimpleQueue
+began = time.monotonic()
+q = SimpleQueue()
+q.put("my own")
+print(q.get(), time.monotonic() - began < 6, flush=True)
+""")
+    running = program("""
+import subprocess, sys, time
+from fiberq import SimpleQueue
+q = SimpleQueue()
+child = subprocess.Popen([sys.executable, "orphan"])
+print("ready")
+time.sleep(20)
+""")
+    assert running.read() == "ready"
+    node = node_of(running.pid)
+    os.kill(running.pid, signal.SIGKILL)
+    running.wait(-9)
+    until(lambda: node not in processes())
+    (short_dir / "go").touch()
+    assert running.read() == "my own True"
+
+
+def _indented(code: str) -> str:
+    return "\n".join(f"    {line}" for line in code.strip().splitlines())

@@ -1,0 +1,8 @@
+"""Lets the tests of this directory import the simulation, from wherever pytest was started."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))

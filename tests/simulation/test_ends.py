@@ -1,0 +1,368 @@
+"""How processes come, leave, and find out that something ended: a node and its clients, one message at a time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from sim import CHANNEL, Ledger, Message, WatchedBroker
+
+from fiberq.errors import NodeError
+from fiberq.protocol.client import Client
+from fiberq.protocol.frames import REQUEST, Frame
+from fiberq.protocol.pull import RECALL_AFTER
+from fiberq.protocol.reader import IDLE, Reader
+from fiberq.protocol.session import drain
+from fiberq.protocol.writer import Writer
+
+
+class Node:
+    def __init__(self, kind: str, **settings: Any) -> None:
+        self.kind = kind
+        self.broker = WatchedBroker(Ledger(), **settings)
+        self.now = 0.0
+        self.clients: dict[object, Client] = {}
+        self.creator = self.client("creator", "rw", create=True)
+
+    def client(self, name: str, sides: str, create: bool = False, grace: bool = True) -> Client:
+        client = self.clients[name] = Client(name, grace)
+        client.hello()
+        self.settle()
+        if create:
+            client.request(self.now, op="create", channel=CHANNEL, kind=self.kind)
+        else:
+            client.request(self.now, op="open", holds=[[CHANNEL, sides]])
+        self.settle()
+        client.readers[CHANNEL] = Reader(CHANNEL, self.kind != "pipe", self.kind == "push")
+        client.writers[CHANNEL] = Writer(CHANNEL)
+        return client
+
+    def settle(self) -> None:
+        while self.step():
+            pass
+
+    def step(self) -> bool:
+        """Exchange what is to be sent now; return whether there was something."""
+        busy = False
+        for peer, client in list(self.clients.items()):
+            if client.session.due() <= self.now:
+                client.session.tick(self.now)
+            for message in drain(client.session):
+                busy = True
+                self.broker.message(peer, message, self.now)
+        for peer, message in self.broker.output(self.now):
+            busy = True
+            if peer in self.clients:
+                self.clients[peer].message(message, self.now)
+        return busy
+
+    def put(self, client: Client, *items: bytes) -> None:
+        client.writers[CHANNEL].items.extend(items)
+        client.pump(client.writers[CHANNEL], self.now)
+        self.settle()
+
+    def put_on_its_way(self, item: bytes) -> None:
+        """The node takes an item; what it sends to others is in `flying`."""
+        self.creator.writers[CHANNEL].items.append(item)
+        self.creator.pump(self.creator.writers[CHANNEL], self.now)
+        for message in drain(self.creator.session):
+            self.broker.message("creator", message, self.now)
+        self.flying = [message for peer, message in self.broker.output(self.now) if peer != "creator"]
+        assert self.flying
+
+    def ask(self, client: Client) -> None:
+        reader = client.readers[CHANNEL]
+        reader.waiting = 1
+        reader.ask(client.session, self.now)
+
+    def get(self, client: Client) -> Any:
+        reader = client.readers[CHANNEL]
+        got = reader.take(1)
+        if got is None:
+            self.ask(client)
+            self.settle()
+            reader.waiting = 0
+            got = reader.take(1)
+        return got and got[1]
+
+    def kill(self, name: str) -> None:
+        del self.clients[name]
+        self.broker.lost(name, self.now)
+        self.broker.expire(name)
+        self.settle()
+
+    def qsize(self) -> int:
+        device = self.broker.device()
+        assert device is not None
+        return device.qsize()
+
+
+@pytest.fixture(params=["release", "goodbye"])
+def way(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def _leave(node: Node, client: Client, way: str) -> None:
+    if way == "release":
+        client.release(CHANNEL, "rw", node.now)
+    else:
+        client.goodbye(node.now)
+
+
+@pytest.mark.parametrize("kind", ["pull", "push"])
+def test_leaving_while_a_suspect_is_on_its_way_condemns_it_not(kind: str, way: str) -> None:
+    node = Node(kind, max_deliveries=1)
+    node.client("killed", "r")
+    node.put(node.creator, b"item")
+    assert node.get(node.clients["killed"]) == b"item"
+    node.kill("killed")
+    client = node.client("leaves", "r")
+    node.ask(client)
+    for message in drain(client.session):
+        node.broker.message("leaves", message, node.now)
+    assert node.broker.output(node.now), "the item is on its way, and never read"
+    _leave(node, client, way)
+    node.settle()
+    assert node.qsize() == 1
+    assert node.get(node.client("next", "r")) == b"item"
+
+
+def test_a_pipes_message_that_crossed_a_clean_end_goes_to_another(way: str) -> None:
+    node = Node("pipe")
+    client = node.client("leaves", "r")
+    node.ask(client)
+    node.settle()
+    node.put_on_its_way(b"message")
+    _leave(node, client, way)
+    node.settle()
+    assert node.get(node.client("next", "r")) == b"message"
+
+
+def test_what_a_caller_got_is_finished_at_a_clean_end(way: str) -> None:
+    node = Node("pull")
+    client = node.client("leaves", "r")
+    node.put(node.creator, b"a", b"b")
+    assert node.get(client) == b"a"
+    _leave(node, client, way)
+    node.settle()
+    assert node.get(node.client("next", "r")) == b"b"
+    assert node.qsize() == 0
+    assert node.broker.memory.bytes == 1, "only what the last one holds"
+
+
+def test_a_hello_that_was_overtaken_changes_nothing() -> None:
+    node = Node("pull")
+    client = node.client("first", "r")
+    client.hello()
+    (late,) = drain(client.session)
+    node.broker.lost("first", node.now)
+    node.clients["second"] = node.clients.pop("first")
+    client.hello()
+    node.settle()
+    assert client.welcomed
+    node.broker.message("old", late, node.now)
+    node.broker.lost("old", node.now)
+    node.now += 3.0
+    node.settle()
+    node.put(node.creator, b"item")
+    assert node.get(client) == b"item"
+
+
+def test_a_second_hello_on_the_same_connection_changes_nothing() -> None:
+    node = Node("pull")
+    client = node.client("reader", "r")
+    node.ask(client)
+    client.hello()
+    messages: list[Message] = [*drain(client.session)]
+    for message in messages * 2:
+        node.broker.message("reader", message, node.now)
+    node.settle()
+    node.put(node.creator, b"item")
+    taken = client.readers[CHANNEL].take(1)
+    assert taken is not None
+    assert taken[1] == b"item"
+
+
+def test_a_process_that_was_given_up_is_told_so() -> None:
+    node = Node("pull", session_grace=2.0)
+    client = node.client("away", "r")
+    node.broker.lost("away", node.now)
+    del node.clients["away"]
+    node.now += 2.5
+    node.settle()
+    node.clients["back"] = client
+    client.hello()
+    with pytest.raises(NodeError, match="session ended"):
+        node.settle()
+
+
+def test_the_end_of_a_pipe_is_told_once_all_was_read() -> None:
+    node = Node("pipe")
+    reader = node.client("reader", "r")
+    node.put(node.creator, b"a", b"b")
+    node.creator.release(CHANNEL, "rw", node.now)
+    node.settle()
+    assert [node.get(reader), node.get(reader)] == [b"a", b"b"]
+    assert reader.readers[CHANNEL].ended is None
+    assert node.get(reader) is None
+    assert reader.readers[CHANNEL].ended == "eof"
+
+
+def test_writers_are_told_when_nobody_is_left_to_read() -> None:
+    node = Node("pipe")
+    writer = node.client("writer", "w")
+    node.creator.release(CHANNEL, "rw", node.now)
+    node.settle()
+    assert writer.writers[CHANNEL].ended == "unread"
+
+
+def test_a_full_node_pauses_writers_and_lets_them_go_on() -> None:
+    node = Node("pull", max_bytes=10)
+    writer, reader = node.client("writer", "w"), node.client("reader", "r")
+    for number in range(5):
+        node.put(writer, b"%d" % number * 6)
+    assert writer.paused
+    assert writer.writers[CHANNEL].items, "it went on although it was told not to"
+    got = []
+    for _ in range(5):
+        got.append(node.get(reader)[:1])
+        node.settle()
+    assert got == [b"0", b"1", b"2", b"3", b"4"]
+    assert node.get(reader) is None
+    assert not writer.paused
+
+
+def test_a_recall_that_finds_a_caller_waiting_leaves_it_its_credit() -> None:
+    node = Node("pull")
+    client = node.client("reader", "r")
+    node.ask(client)
+    node.settle()
+    client.readers[CHANNEL].recalled(client.session, node.now)
+    node.settle()
+    node.put(node.creator, b"item")
+    assert [item for _, item in client.readers[CHANNEL].ready] == [b"item"]
+
+
+def test_an_item_for_a_caller_that_gave_up_is_not_kept_from_others() -> None:
+    """Two callers wait, one gives up, and two items come: the second may be recalled."""
+    node = Node("pull")
+    client, other = node.client("two", "r"), node.client("other", "r")
+    reader = client.readers[CHANNEL]
+    reader.waiting = 2
+    reader.ask(client.session, node.now)
+    node.settle()
+    reader.waiting = 1
+    node.put(node.creator, b"a", b"b")
+    assert reader.take(1) is not None
+    reader.waiting = 0
+    node.ask(other)
+    node.settle()
+    node.now += 0.02
+    node.settle()
+    assert [item for _, item in other.readers[CHANNEL].ready] == [b"b"]
+
+
+def _cross_a_cancel(node: Node, client: Client) -> None:
+    node.ask(client)
+    node.settle()
+    node.put_on_its_way(b"item")
+    client.readers[CHANNEL].waiting = 0
+    client.readers[CHANNEL].cancel(client.session, node.now)
+    for message in node.flying:
+        client.message(message, node.now)
+    node.settle()
+
+
+def test_an_item_that_crossed_a_cancel_is_for_the_next_caller() -> None:
+    node = Node("pull")
+    client = node.client("late", "r")
+    _cross_a_cancel(node, client)
+    assert client.readers[CHANNEL].take(1) == (0, b"item")
+
+
+def test_an_item_that_crossed_a_cancel_goes_back_if_nobody_comes_for_it() -> None:
+    node = Node("pull")
+    client, other = node.client("late", "r"), node.client("other", "r")
+    _cross_a_cancel(node, client)
+    assert node.get(other) is None
+    node.now += 2 * IDLE
+    assert not client.idle(node.now)
+    node.settle()
+    assert node.get(other) == b"item"
+
+
+def test_an_item_that_crossed_a_cancel_is_recalled_if_another_waits() -> None:
+    node = Node("pull")
+    client, other = node.client("late", "r"), node.client("other", "r")
+    _cross_a_cancel(node, client)
+    node.ask(other)
+    node.settle()
+    node.now += 2 * RECALL_AFTER
+    node.settle()
+    assert other.readers[CHANNEL].take(1) == (0, b"item")
+
+
+def test_items_of_a_reader_that_is_away_are_its_own_until_its_grace_ends() -> None:
+    node = Node("pull", session_grace=2.0)
+    client, other = node.client("away", "r"), node.client("other", "r")
+    client.readers[CHANNEL].waiting = 3
+    client.readers[CHANNEL].ask(client.session, node.now)
+    node.settle()
+    node.put(node.creator, b"a", b"b")
+    client.readers[CHANNEL].waiting = 0
+    client.readers[CHANNEL].cancel(client.session, node.now)
+    node.settle()
+    node.broker.lost("away", node.now)
+    del node.clients["away"]
+    node.ask(other)
+    for _ in range(15):
+        node.now += 0.1
+        node.settle()
+    assert not other.readers[CHANNEL].ready
+    node.now += 1.0
+    node.settle()
+    assert [item for _, item in other.readers[CHANNEL].ready] == [b"a"]
+
+
+def test_a_second_thread_that_comes_while_the_first_waits_upsets_nothing() -> None:
+    node = Node("pull")
+    client = node.client("reader", "r")
+    node.put(node.creator, b"a")
+    assert node.get(client) == b"a"
+    reader = client.readers[CHANNEL]
+    assert reader.take(1) is None
+    assert reader.take(2) is None
+    reader.waiting = 2
+    reader.ask(client.session, node.now)
+    node.settle()
+    assert node.qsize() == node.broker.memory.bytes == 0
+
+
+def test_a_process_that_breaks_the_protocol_is_cut_off_alone() -> None:
+    node = Node("pull")
+    bad = node.client("bad", "r")
+    bad.session.send(Frame(REQUEST, 0, (b"not JSON",)), node.now)
+    with pytest.raises(NodeError, match="refused"):
+        node.settle()
+    del node.clients["bad"]
+    node.put(node.creator, b"item")
+    assert node.get(node.creator) == b"item"
+
+
+def test_what_was_put_leaves_before_the_news_that_its_cause_is_finished() -> None:
+    node = Node("pull")
+    worker, other = node.client("worker", "rw", grace=False), node.client("other", "r")
+    node.put(node.creator, b"task")
+    assert node.get(worker) == b"task"
+    for _ in range(10):  # more than may be under way: the last of them gather
+        worker.writers[CHANNEL].items.append(b"result")
+        worker.pump(worker.writers[CHANNEL], node.now)
+    assert worker.writers[CHANNEL].items
+    worker.readers[CHANNEL].finish(1)
+    node.ask(worker)
+    for message in drain(worker.session):
+        node.broker.message("worker", message, node.now)
+    del node.clients["worker"]
+    node.broker.lost("worker", node.now)
+    node.settle()
+    assert [node.get(other) for _ in range(11)].count(b"result") == 10

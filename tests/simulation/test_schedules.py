@@ -1,0 +1,85 @@
+"""Whole schedules, made from seeds: nothing is lost, invented or repeated, whatever the network and processes do.
+
+`FIBERQ_SIM_SEEDS` says how many are run; `FIBERQ_SIM_SEED=n` runs schedule n alone.
+"""
+
+from __future__ import annotations
+
+import os
+from random import Random
+
+import pytest
+from sim import LONGEST_WAIT, Plan, World, play
+
+CHUNK = 25
+
+
+def _seeds() -> list[range]:
+    if "FIBERQ_SIM_SEED" in os.environ:
+        seed = int(os.environ["FIBERQ_SIM_SEED"])
+        return [range(seed, seed + 1)]
+    number = int(os.environ.get("FIBERQ_SIM_SEEDS", "200"))
+    return [range(start, min(start + CHUNK, number)) for start in range(0, number, CHUNK)]
+
+
+@pytest.mark.parametrize("seeds", _seeds(), ids=lambda seeds: f"{seeds[0]}-{seeds[-1]}")
+def test_every_schedule_keeps_the_promises(seeds: range) -> None:
+    for seed in seeds:
+        try:
+            play(seed)
+        except BaseException:
+            print(f"\nreplay with FIBERQ_SIM_SEED={seed}")
+            raise
+
+
+def _run(plan: Plan, seed: int) -> World:
+    world = World(plan, Random(seed))
+    world.run()
+    return world
+
+
+@pytest.mark.parametrize("readers", [1, 2, 3, 5])
+@pytest.mark.parametrize("burst", [1, 7, 30])
+def test_push_gives_each_reader_exactly_its_share(readers: int, burst: int) -> None:
+    work = (0.0, 0.0, 0.005)
+    plan = Plan("push", writers=2, readers=readers, items=30, burst=burst, work=work, wait_for_readers=True)
+    _run(plan, readers)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_nobody_waits_long_while_another_holds_items_that_it_has_not_started(seed: int) -> None:
+    work = (0.00001,) * 20 + (0.5,)
+    plan = Plan("pull", writers=1, readers=4, items=200, burst=200, work=work)
+    world = _run(plan, seed)
+    assert world.waits, "nobody ever waited: this shows nothing"
+    assert max(world.waits) <= LONGEST_WAIT
+
+
+@pytest.mark.parametrize("kind", ["pull", "push", "pipe"])
+def test_one_reader_gets_each_writers_items_in_order(kind: str) -> None:
+    plan = Plan(kind, writers=3, readers=1, items=200, burst=20, padding=500, large=0.05, repeat=0.2)
+    assert len(_run(plan, 1).ledger.got) == 600
+
+
+@pytest.mark.parametrize("kind", ["pull", "pipe"])
+@pytest.mark.parametrize("seed", range(5))
+def test_a_get_that_times_out_loses_and_repeats_nothing(kind: str, seed: int) -> None:
+    plan = Plan(kind, threads=2, items=100, burst=1, pace=(0.0005, 0.001), timeouts=(0.0003, 0.001, 0.002))
+    got = [item for item, _ in _run(plan, seed).ledger.got]
+    assert len(got) == len(set(got)) == 200
+
+
+@pytest.mark.parametrize("kind", ["pull", "push", "pipe"])
+@pytest.mark.parametrize("seed", range(5))
+def test_broken_connections_lose_and_repeat_nothing(kind: str, seed: int) -> None:
+    plan = Plan(kind, items=200, burst=5, pace=(0.001,), work=(0.0, 0.001), cuts=30, repeat=0.1)
+    got = [item for item, _ in _run(plan, seed).ledger.got]
+    assert len(got) == len(set(got)) == 400
+
+
+@pytest.mark.parametrize("kind", ["pull", "push"])
+@pytest.mark.parametrize("seed", range(5))
+def test_items_of_a_killed_reader_come_out_elsewhere(kind: str, seed: int) -> None:
+    plan = Plan(kind, readers=4, items=200, burst=5, pace=(0.001,), work=(0.0, 0.01), kills=3, grace=False)
+    world = _run(plan, seed)
+    assert set(world.ledger.receivers()) >= set(world.ledger.accepted)

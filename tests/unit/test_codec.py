@@ -1,0 +1,78 @@
+"""Objects to item bytes and back."""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fiberq.codec import LARGE, decode, encode, is_shared
+from fiberq.errors import ItemError
+from fiberq.protocol.writer import size
+
+numpy = pytest.importorskip("numpy")
+
+PLAIN = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary()
+OBJECTS = st.recursive(
+    PLAIN, lambda inner: st.lists(inner) | st.tuples(inner, inner) | st.dictionaries(st.text(), inner)
+)
+
+
+@given(OBJECTS)
+def test_an_object_comes_back_as_it_was(obj: Any) -> None:
+    back = decode(encode(obj))
+    assert back == obj
+    assert type(back) is type(obj)
+
+
+@pytest.mark.parametrize("length", [0, 1, LARGE - 1, LARGE, 10 * LARGE])
+@pytest.mark.parametrize("kind", [bytes, bytearray])
+def test_bytes_of_any_length_keep_their_type(kind: type, length: int) -> None:
+    obj = kind(b"\x80" * length)
+    back = decode(encode(obj))
+    assert back == obj
+    assert type(back) is kind
+
+
+def test_large_bytes_are_not_copied() -> None:
+    obj = bytes(10 * LARGE)
+    item = encode(obj)
+    assert item[1] is obj
+    assert size(item) == len(obj) + 1
+
+
+@pytest.mark.parametrize("shape", [(3,), (1000, 1000)])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_an_array_comes_back_writable(shape: tuple[int, ...], order: Any) -> None:
+    obj = numpy.ones(shape, order=order)
+    item = encode(obj)
+    # What a transport receives may be memory that nobody can write to.
+    received = item if isinstance(item, bytes) else tuple(bytes(part) for part in item)
+    back = decode(received)
+    assert (back == obj).all()
+    back[...] = 2
+    assert (obj == 1).all()
+
+
+def test_only_memory_that_the_caller_can_write_to_is_shared() -> None:
+    assert is_shared(encode(numpy.ones(LARGE)))
+    assert not is_shared(encode(bytes(10 * LARGE)))
+    assert not is_shared(encode("x" * 10 * LARGE))
+    assert not is_shared(encode(numpy.ones(3)))
+
+
+def test_what_pickle_cannot_do_cloudpickle_does() -> None:
+    factor = 3
+    assert decode(encode(lambda number: number * factor))(2) == 6
+
+
+def test_an_object_that_cannot_be_pickled_raises_and_names_its_type() -> None:
+    class Stubborn:
+        def __reduce__(self) -> Any:
+            raise pickle.PicklingError("never")
+
+    with pytest.raises(ItemError, match="Stubborn"):
+        encode(Stubborn())

@@ -1,0 +1,435 @@
+"""The pull and the push device alone, against a model that knows for each item where it is."""
+
+from __future__ import annotations
+
+from array import array
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from fiberq.protocol.batch import Run
+from fiberq.protocol.device import Device, Key, Memory
+from fiberq.protocol.frames import DELIVER, RECALL, Frame, Items, Ready, read_deliver, split
+from fiberq.protocol.pull import RECALL_AFTER, RECALL_PATIENCE, PullDevice
+from fiberq.protocol.push import PushDevice
+
+settings.register_profile("steady", deadline=None)  # a loaded machine is no failure
+settings.load_profile("steady")
+
+DEATHS = 2
+
+
+def _items(contents: list[bytes]) -> Items:
+    return Items(array("I", map(len, contents)), b"".join(contents), ())
+
+
+def _contents(run: Run) -> list[bytes]:
+    return [bytes(item) for item in split(Items(run.lengths(), run.payload(), ()))]
+
+
+class Peer:
+    """A reader as it sees itself: it has started all below `started`, and of these it works on `held`."""
+
+    def __init__(self) -> None:
+        self.items: dict[int, bytes] = {}  # neither finished nor given back
+        self.next = 0
+        self.started = 0
+        self.told = 0  # what the device takes for started
+        self.limit = 0
+        self.waiting = 0
+        self.recalled = False
+        self.away = False
+        self.lone = False  # the last delivery was a suspect's
+
+    def unstarted(self) -> list[int]:
+        return [number for number in self.items if number >= self.started]
+
+
+class DeviceMachine(RuleBasedStateMachine):
+    keeps = True
+
+    def make(self) -> Device:
+        raise NotImplementedError
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+        self.memory = Memory()
+        self.device = self.make()
+        self.peers: dict[Key, Peer] = {}
+        self.places: dict[bytes, int] = {}
+        self.finished: set[bytes] = set()
+        self.moved: set[bytes] = set()  # were with a reader once, and came back
+        self.suspects: dict[bytes, int] = {}  # deaths during a lone delivery
+        self.newest: dict[Key, int] = {}  # the place of the last item that was delivered for the first time
+        self.keys = 0
+
+    def send(self, key: Key, frame: Frame) -> None:
+        peer = self.peers[key]
+        if frame.kind == RECALL:
+            assert not peer.recalled
+            assert peer.unstarted(), "there was nothing to recall"
+            peer.recalled = True
+            return
+        assert frame.kind == DELIVER
+        assert not peer.away
+        first, redelivered, items = read_deliver(memoryview(b"".join(frame.body)), frame.parts)
+        assert first == peer.next
+        got = split(items)
+        alone = {item for item in map(bytes, got) if item in self.suspects}
+        if alone:
+            assert len(got) == 1, "a suspect had company"
+            ahead = [number for number in peer.items if number >= peer.told]
+            assert not peer.items or (peer.waiting and not ahead), "a suspect came behind something else"
+            assert redelivered
+        assert not peer.lone or not peer.items, "something came to a reader that has a suspect"
+        peer.lone = bool(alone) and not peer.items
+        for item in map(bytes, got):
+            peer.items[peer.next] = item
+            peer.next += 1
+            if item not in self.moved:
+                line = key if isinstance(self.device, PushDevice) else None
+                assert self.newest.get(line, -1) < self.places[item], "an item overtook another"
+                self.newest[line] = self.places[item]
+        assert peer.next <= peer.limit
+        begun = min(peer.waiting, len(got))
+        peer.waiting -= begun
+        peer.told = max(peer.told, peer.started) + begun if begun else peer.told
+
+    # -- events --
+
+    @rule(sizes=st.lists(st.integers(0, 40), min_size=1, max_size=12))
+    def put(self, sizes: list[int]) -> None:
+        contents = []
+        for size in sizes:
+            item = b"%d:" % len(self.places) + b"." * size
+            self.places[item] = len(self.places)
+            contents.append(item)
+        self.device.put(_items(contents), self.now)
+
+    @initialize(readers=st.integers(0, 3))
+    def begin(self, readers: int) -> None:
+        for _ in range(readers):
+            self.attach()
+
+    @precondition(lambda self: len(self.peers) < 4)
+    @rule()
+    def attach(self) -> None:
+        self.keys += 1
+        self.peers[self.keys] = Peer()
+        self.device.ready(self.keys, Ready(0, 0, 0), self.now)
+
+    @precondition(lambda self: self.peers)
+    @rule(data=st.data(), start=st.integers(0, 9), more=st.integers(0, 6), waiting=st.integers(0, 2))
+    def ready(self, data: Any, start: int, more: int, waiting: int) -> None:
+        key = data.draw(st.sampled_from(list(self.peers)))
+        peer = self.peers[key]
+        if peer.away:
+            return
+        unstarted = peer.unstarted()
+        if unstarted[start:]:
+            peer.started, waiting = unstarted[start], 0
+        else:
+            peer.started = peer.next
+        held = []
+        for number in [number for number in peer.items if number < peer.started]:
+            if self.keeps and data.draw(st.booleans()):
+                held.append(number)
+            else:
+                self.finished.add(peer.items.pop(number))
+        peer.limit, peer.waiting, peer.told = peer.next + more, waiting, peer.started
+        self.device.ready(key, Ready(peer.limit, peer.started, waiting, held), self.now)
+
+    @precondition(lambda self: self.peers)
+    @rule(data=st.data())
+    def give_back(self, data: Any) -> None:
+        """A reader answers a recall, or returns what came too late."""
+        key = data.draw(st.sampled_from(list(self.peers)))
+        peer = self.peers[key]
+        if peer.away:
+            return
+        numbers = peer.unstarted()
+        numbers = numbers[data.draw(st.integers(0, len(numbers))) :]
+        for number in numbers:
+            self.moved.add(peer.items.pop(number))
+        peer.recalled = False
+        peer.limit, peer.waiting = peer.next, 0
+        self.device.returned(key, [(number, number + 1) for number in numbers], self.now)
+
+    @precondition(lambda self: self.peers)
+    @rule(data=st.data(), clean=st.booleans())
+    def leave(self, data: Any, clean: bool) -> None:
+        key = data.draw(st.sampled_from(list(self.peers)))
+        peer = self.peers.pop(key)
+        told = {number: item for number, item in peer.items.items() if number < peer.told}
+        if not self.keeps and not clean:
+            for number, item in told.items():
+                self.finished.add(item)
+                del peer.items[number]
+        self.moved.update(peer.items.values())
+        if isinstance(self.device, PushDevice):
+            self.moved.update(item for run in self.device.readers[key].queue for item in _contents(run))
+        if clean:
+            self.device.left(key, self.now)
+            return
+        for item in peer.items.values() if self.keeps else ():
+            if peer.lone:
+                self.suspects[item] += 1
+            else:
+                self.suspects.setdefault(item, 0)
+        self.device.lost(key, self.now)
+
+    @precondition(lambda self: self.peers)
+    @rule(data=st.data())
+    def come_and_go(self, data: Any) -> None:
+        key = data.draw(st.sampled_from(list(self.peers)))
+        peer = self.peers[key]
+        peer.away = not peer.away
+        if peer.away:
+            self.device.away(key, self.now)
+        else:
+            self.device.back(key, self.now)
+
+    @rule(seconds=st.sampled_from([0.001, RECALL_AFTER, RECALL_PATIENCE]))
+    def tick(self, seconds: float) -> None:
+        self.now += seconds
+        for _ in range(10):
+            alarm = self.device.alarm
+            if alarm is None or alarm > self.now:
+                return
+            for key, record in self.device.readers.items():
+                late = record.recalled_at is not None and record.recalled_at + RECALL_PATIENCE <= self.now
+                if late and not record.away:
+                    self.rob(self.peers[key])
+            self.device.tick(self.now)
+        raise AssertionError("the alarm never falls silent")
+
+    def rob(self, peer: Peer) -> None:
+        """What a reader that did not answer has not started is no longer its own."""
+        for number in [number for number in peer.items if number >= peer.told]:
+            self.moved.add(peer.items.pop(number))
+        peer.recalled = False
+        peer.limit = peer.next
+
+    # -- what always holds --
+
+    def leased(self, record: Any) -> set[bytes]:
+        return {item for lease in record.leases for item in _contents(lease.run)}
+
+    def dealt(self) -> list[bytes]:
+        return [item for record in self.device.readers.values() for item in sorted(self.leased(record))]
+
+    def queued(self) -> list[bytes]:
+        return [item for run in self.device.queued() for item in _contents(run)]
+
+    def condemned(self) -> list[bytes]:
+        return [item for run in self.device.dead_letters for item in _contents(run)]
+
+    @invariant()
+    def nothing_is_lost_or_invented(self) -> None:
+        everything = [*self.queued(), *self.dealt(), *self.condemned(), *self.finished]
+        assert sorted(everything) == sorted(self.places)
+        for key, peer in self.peers.items():
+            assert self.leased(self.device.readers[key]) == set(peer.items.values())
+
+    @invariant()
+    def sizes_are_right(self) -> None:
+        there = sum(map(len, [*self.queued(), *self.dealt()]))
+        assert self.device.bytes == self.memory.bytes == there
+        for reader in self.device.readers.values():
+            assert reader.bytes == sum(map(len, self.leased(reader)))
+
+    @invariant()
+    def counts_are_right(self) -> None:
+        prefetched = sum(number >= peer.told for peer in self.peers.values() for number in peer.items)
+        assert self.device.qsize() == len(self.queued()) + prefetched
+        assert self.device.accepted == len(self.places)
+        assert self.device.finished == len(self.finished)
+        assert self.device.drained == (not self.queued() and not self.dealt())
+
+    @invariant()
+    def only_the_guilty_are_dead_letters(self) -> None:
+        assert sorted(self.condemned()) == sorted(item for item, deaths in self.suspects.items() if deaths >= DEATHS)
+
+    @invariant()
+    def nothing_waits_for_a_reader_that_could_have_it(self) -> None:
+        queued = self.queued()
+        for key, peer in self.peers.items():
+            mine = queued
+            if isinstance(self.device, PushDevice):
+                mine = [item for run in self.device.readers[key].queue for item in _contents(run)]
+            able = peer.limit > peer.next and not (peer.away or peer.recalled or peer.items)
+            if able and (peer.waiting or isinstance(self.device, PushDevice)):
+                assert not mine, "an idle reader with credit got nothing"
+
+    def teardown(self) -> None:
+        self.moved = set(self.places)
+        for key, peer in self.peers.items():
+            peer.away = True
+            self.device.away(key, self.now)
+        for key in list(self.peers):
+            self.device.left(key, self.now)
+            del self.peers[key]
+        self.keys += 1
+        last = self.peers[self.keys] = Peer()
+        for _ in range(2 * len(self.places) + 2):
+            last.limit, last.started, last.told = last.next + 5, last.next, last.next
+            self.finished.update(last.items.values())
+            last.items.clear()
+            self.device.ready(self.keys, Ready(last.limit, last.started, 0), self.now)
+        assert sorted([*self.finished, *self.condemned()]) == sorted(self.places)
+        assert self.memory.bytes == 0
+
+
+class PullMachine(DeviceMachine):
+    def make(self) -> Device:
+        return PullDevice(1, self.send, self.memory, DEATHS)
+
+
+class PushMachine(DeviceMachine):
+    def make(self) -> Device:
+        return PushDevice(1, self.send, self.memory, DEATHS)
+
+
+class PipeMachine(DeviceMachine):
+    keeps = False
+
+    def make(self) -> Device:
+        return PullDevice(1, self.send, self.memory, DEATHS, keeps=False)
+
+
+for _machine in (PullMachine, PushMachine, PipeMachine):
+    _machine.TestCase.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+TestPull = PullMachine.TestCase
+TestPush = PushMachine.TestCase
+TestPipe = PipeMachine.TestCase
+
+
+class Desk:
+    """A device, and what it sent to each reader."""
+
+    def __init__(self, device: type[PullDevice | PushDevice], **options: Any) -> None:
+        self.got: dict[Key, list[bytes]] = {}
+        self.deliveries: list[tuple[Key, int]] = []
+        self.recalls: list[Key] = []
+        self.memory = Memory()
+        self.device = device(1, self._send, self.memory, **options)
+
+    def _send(self, key: Key, frame: Frame) -> None:
+        if frame.kind == RECALL:
+            self.recalls.append(key)
+            return
+        items = split(read_deliver(memoryview(b"".join(frame.body)), frame.parts)[2])
+        self.got.setdefault(key, []).extend(map(bytes, items))
+        self.deliveries.append((key, len(items)))
+
+    def put(self, *contents: bytes) -> None:
+        self.device.put(_items(list(contents)), 0.0)
+
+
+@given(st.integers(1, 5), st.integers(0, 10), st.data())
+def test_push_deals_exactly_round_robin(readers: int, rounds: int, data: Any) -> None:
+    desk = Desk(PushDevice)
+    for key in range(readers):
+        desk.device.ready(key, Ready(1000, 0, 0), 0.0)
+    left = [b"%d" % number for number in range(readers * rounds)]
+    everything = list(left)
+    while left:
+        taken = data.draw(st.integers(1, len(left)))
+        desk.put(*left[:taken])
+        del left[:taken]
+    for key in range(readers):
+        assert desk.got.get(key, []) == everything[key::readers]
+
+
+def test_what_came_before_the_first_reader_waits_for_it() -> None:
+    desk = Desk(PushDevice)
+    desk.put(b"a", b"b")
+    desk.put(b"c")
+    desk.device.ready("reader", Ready(10, 0, 0), 0.0)
+    assert desk.got == {"reader": [b"a", b"b", b"c"]}
+
+
+def test_readers_that_wait_come_before_those_that_ask_ahead() -> None:
+    desk = Desk(PullDevice)
+    desk.device.ready("ahead", Ready(10, 0, 0), 0.0)
+    desk.device.ready("waits", Ready(1, 0, 1), 0.0)
+    desk.put(b"a")
+    assert desk.got == {"waits": [b"a"]}
+
+
+def test_scarce_items_are_shared_out() -> None:
+    desk = Desk(PullDevice)
+    for key in "abc":
+        desk.device.ready(key, Ready(100, 0, 1), 0.0)
+    desk.put(*(b"%d" % number for number in range(9)))
+    assert sorted(map(len, desk.got.values())) == [3, 3, 3]
+
+
+def test_a_reader_that_sits_on_items_is_asked_and_then_loses_them() -> None:
+    desk = Desk(PullDevice)
+    desk.device.ready("slow", Ready(4, 0, 1), 0.0)
+    desk.put(b"a", b"b", b"c")
+    desk.device.ready("idle", Ready(1, 0, 1), 0.0)
+    assert desk.device.alarm == RECALL_AFTER
+    desk.device.tick(RECALL_AFTER)
+    assert desk.recalls == ["slow"]
+    desk.device.tick(RECALL_AFTER + RECALL_PATIENCE)
+    assert desk.got["idle"] == [b"b"], "not what a waiting caller had started, and in order"
+    desk.device.returned("slow", [(1, 3)], 1.0)
+    desk.device.ready("idle", Ready(9, 1, 0), 1.0)
+    assert desk.got["idle"] == [b"b", b"c"], "a late answer changes nothing"
+
+
+def test_a_reader_that_is_away_is_neither_recalled_nor_robbed() -> None:
+    desk = Desk(PullDevice)
+    desk.device.ready("slow", Ready(4, 0, 1), 0.0)
+    desk.put(b"a", b"b", b"c")
+    desk.device.ready("idle", Ready(1, 0, 1), 0.0)
+    desk.device.tick(RECALL_AFTER)
+    desk.device.away("slow", RECALL_AFTER)
+    assert desk.device.alarm is None
+    desk.device.tick(100.0)
+    assert "idle" not in desk.got
+    desk.device.back("slow", 100.0)
+    assert desk.device.alarm == 100.0 + RECALL_PATIENCE
+    desk.device.tick(100.0 + RECALL_PATIENCE)
+    assert desk.got["idle"] == [b"b"]
+
+
+@pytest.mark.parametrize("device", [PullDevice, PushDevice])
+def test_held_items_keep_their_leases(device: type[PullDevice | PushDevice]) -> None:
+    desk = Desk(device)
+    desk.put(b"0", b"1", b"2", b"3")
+    desk.device.ready("a", Ready(5, 0, 0), 0.0)
+    desk.device.ready("a", Ready(5, 3, 0, [0, 2]), 0.0)
+    assert (desk.device.finished, desk.memory.bytes) == (1, 3)
+    desk.device.lost("a", 0.0)
+    for _ in range(4):
+        desk.device.ready("b", Ready(9, len(desk.got.get("b", [])), 0), 0.0)
+    assert desk.got["b"] == [b"0", b"2", b"3"]
+
+
+def test_a_clean_end_condemns_nothing() -> None:
+    desk = Desk(PullDevice, max_deliveries=1)
+    desk.put(b"a")
+    desk.device.ready("killed", Ready(1, 0, 1), 0.0)
+    desk.device.lost("killed", 0.0)
+    for key in range(5):
+        desk.device.ready(key, Ready(1, 0, 1), 0.0)
+        desk.device.left(key, 0.0)
+    assert not desk.device.dead_letters
+    assert desk.device.qsize() == 1
+    desk.device.ready("killed", Ready(1, 0, 1), 0.0)
+    desk.device.lost("killed", 0.0)
+    assert len(desk.device.dead_letters) == 1
+
+
+def test_the_items_of_a_closed_queue_are_forgotten() -> None:
+    desk = Desk(PullDevice)
+    desk.put(b"abc")
+    desk.device.close()
+    assert desk.memory.bytes == 0

@@ -1,0 +1,62 @@
+"""The ZeroMQ transport: a ROUTER that serves DEALERs, over UNIX sockets and TCP, with CURVE given credentials.
+
+`wire` says how a message becomes frames, `server` and `client` are the sockets, `auth` the keys.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Sequence
+
+import zmq
+import zmq.backend
+
+from fiberq.abc import Capabilities, Credentials, Transport
+
+from .auth import USER, admit, client_options, server_options
+from .client import ZmqClient
+from .server import ZmqServer
+
+__all__ = ["ZmqTransport"]
+
+
+class ZmqTransport(Transport):
+    """See `fiberq.abc.Transport`. Its clients share one libzmq context; each server has its own."""
+
+    capabilities = Capabilities(schemes=("ipc", "tcp"), authenticates=True, loss_in_order=True)
+
+    def __init__(self) -> None:
+        self._context = _context()
+        self._sockets: set[ZmqServer | ZmqClient] = set()
+
+    def server(self, credentials: Credentials | None = None) -> ZmqServer:
+        # A context of its own: ending it waits until the address is free again, and it holds one ZAP handler at most.
+        context = _context()
+        options: dict[int, int | bytes] = {}
+        if credentials is not None:
+            admit(context, credentials)
+            options = server_options(credentials)
+        server = ZmqServer(context, self._sockets.discard, options, None if credentials is None else USER)
+        self._sockets.add(server)
+        return server
+
+    def client(self, credentials: Credentials | None = None) -> ZmqClient:
+        options = {} if credentials is None else client_options(credentials)
+        client = ZmqClient(self._context, self._sockets.discard, options)
+        self._sockets.add(client)
+        return client
+
+    def bind_any(self, directory: str) -> Sequence[str]:
+        return f"ipc://{os.path.join(directory, 'zmq-' + secrets.token_hex(4))}", "tcp://127.0.0.1:0"
+
+    def close(self) -> None:
+        for socket in list(self._sockets):
+            socket.close()
+        self._context.term()
+
+
+def _context() -> zmq.backend.Context:
+    context = zmq.backend.Context()
+    context.set(zmq.MAX_SOCKETS, 16384)  # the default is about 1000, of which a client uses three
+    return context
