@@ -225,6 +225,7 @@ class Broker:
                 self._regulate(member)
         elif frame.kind == frames.READY:
             member.holds.setdefault(frame.channel, "")
+            channel.told.discard(member)  # what it was told before it had a reader, it did not keep
             device.ready(member, frames.read_ready(body), self._now)
         elif frame.kind == frames.RETURN:
             device.returned(member, frames.read_ranges(body), self._now)
