@@ -169,15 +169,18 @@ class Link:
 
     def settle_drops(self) -> None:
         """Release at once what was let go of; blocks until the node knows, for a second at most."""
-        session = self._client.session
-        with self._lock:
-            if self.error is not None or self._closed:
-                return
-            now = time.monotonic()
+        client, session = self._client, self._client.session
+        number = None
+
+        def step(now: float) -> bool | None:
+            nonlocal number
             self._collect(now)
-            number = session.last
+            if number is None and not self._dropped and not client.giving:
+                number = session.last
+            return (number is not None and session.acknowledged >= number) or None
+
         try:
-            self._until(lambda _: session.acknowledged >= number or None, session, now + HEARTBEAT)
+            self._until(step, session, time.monotonic() + HEARTBEAT)
         except (NodeError, ClosedError):
             pass  # then there is nothing left to let go of
 
@@ -678,6 +681,7 @@ class Link:
                 continue
             if self._handles[key] > 1:
                 self._handles[key] -= 1
+                self._client.give_back(channel, now)
             elif not self.error and not self._release(channel, sides, now):
                 self._dropped.append((channel, sides, None))  # later: its items are not all on their way
             else:

@@ -11,7 +11,7 @@ import pytest
 from fiberq.abc import ClientSocket
 from fiberq.errors import ConnectionLost
 
-from .lab import LOSS_LIMIT, PATIENCE, Call, Hub, Lab, assert_within, plain, readable
+from .lab import LOSS_LIMIT, PATIENCE, Call, Hub, Lab, Link, assert_within, plain, readable
 from .processes import Child
 from .rules import rule
 

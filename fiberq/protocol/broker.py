@@ -227,6 +227,8 @@ class Broker:
             member.holds.setdefault(frame.channel, "")
             channel.told.discard(member)  # what it was told before it had a reader, it did not keep
             device.ready(member, frames.read_ready(body), self._now)
+        elif frame.kind == frames.RECALL:
+            device.recall(member, self._now)
         elif frame.kind == frames.RETURN:
             device.returned(member, frames.read_ranges(body), self._now)
         elif frame.kind == frames.RELEASE:

@@ -143,11 +143,19 @@ class Client:
         again soon."""
         left = False
         for reader in self.readers.values():
-            had = bool(reader.ready)
             left |= reader.idle(self.session, now)
-            if had and not reader.ready:
-                self.changed.append(reader)
         return left
+
+    def give_back(self, channel: int, now: float) -> None:
+        """Give back what a reader was sent ahead, if nobody waits for it."""
+        reader = self.readers.get(channel)
+        if reader is not None:
+            reader.give_back(self.session, now)
+
+    @property
+    def giving(self) -> bool:
+        """Whether something is still on its way back."""
+        return any(reader.giving for reader in self.readers.values())
 
     def outlived(self, threads: Container[int], now: float) -> None:
         """What threads had got that are not among `threads` any more is finished."""

@@ -173,6 +173,9 @@ class Device(ABC):
         runs = [lease.run for first, end in ranges for lease in reader.take_back(first, end)]
         self._put_back(reader, runs, now)
 
+    def recall(self, key: Key, now: float) -> None:  # noqa: B027 - where nothing is sent ahead, nothing goes back
+        """A reader wants to give back what it has not started: what is on its way included."""
+
     def lost(self, key: Key, now: float) -> None:
         """A reader is gone; what it had goes to others."""
         reader = self.readers.pop(key, None)

@@ -46,9 +46,15 @@ class PullDevice(Device):
                 self._take_all_back(reader, now)
         slow = self._slowest() if self._starving else None
         if slow is not None and self._sat_since(slow) + RECALL_AFTER <= now:
-            slow.recalled_at = now
-            self._send(slow.key, Frame(RECALL, self.channel))
+            self._recall(slow, now)
         self._set_alarm()
+
+    def recall(self, key: Key, now: float) -> None:
+        reader = self.readers.get(key)
+        if reader is not None and reader.recalled_at is None:
+            self._ahead[key] = reader
+            self._recall(reader, now)
+            self._set_alarm()
 
     def _add(self, run: Run, now: float) -> None:
         self._backlog.append(run)
@@ -119,6 +125,10 @@ class PullDevice(Device):
     @property
     def _starving(self) -> bool:
         return bool(self._waiting) and not self._count
+
+    def _recall(self, reader: Reader, now: float) -> None:
+        reader.recalled_at = now
+        self._send(reader.key, Frame(RECALL, self.channel))
 
     def _slowest(self) -> Reader | None:
         """The reader with the most items to recall."""

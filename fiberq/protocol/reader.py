@@ -17,7 +17,7 @@ from typing import Final
 from fiberq.abc import Buffer
 from fiberq.errors import ProtocolError
 from fiberq.protocol import frames
-from fiberq.protocol.frames import READY, RETURN, Frame, Ready, pack_ranges, pack_ready
+from fiberq.protocol.frames import READY, RECALL, RETURN, Frame, Ready, pack_ranges, pack_ready
 from fiberq.protocol.session import Session
 
 HORIZON: Final = 0.004
@@ -53,6 +53,7 @@ class Reader:
         self.held: dict[int, int] = {}  # what the threads hold, if there are several
         self.fresh_until = 0.0
         self.attached = False  # the node knows of this reader
+        self.giving = False  # it has asked to be recalled
         self._shared = False  # several threads got
         self._keeps = keeps
         self._pushed = pushed
@@ -88,7 +89,8 @@ class Reader:
             self._report(session, now)  # it crossed a cancel: nobody has started it, and the next caller may
 
     def recalled(self, session: Session, now: float) -> None:
-        """Give back all that is not started."""
+        """The node wants back all that is not started."""
+        self.giving = False
         numbers: list[int] = []
         while self.ready:
             try:
@@ -108,15 +110,23 @@ class Reader:
     def idle(self, session: Session, now: float) -> bool:
         """If no caller has come in `IDLE` seconds, give back what is ready and tell how far this reader is; return
         whether there is more to do of this kind later."""
-        gives = bool(self.ready) and not self._pushed and not self.waiting
+        gives = bool(self.ready) and not (self.giving or self._pushed or self.waiting)
         behind = self._started() != self._reported
-        if now <= self.fresh_until + IDLE or session.acknowledged < self._report_number:
-            return gives or behind  # what is on its way would come after what goes back
-        if gives:
-            self.recalled(session, now)
-        elif behind:
-            self._report(session, now)
-        return False
+        if now > self.fresh_until + IDLE:
+            if gives:
+                self.give_back(session, now)
+                return False
+            if behind and session.acknowledged >= self._report_number:
+                self._report(session, now)
+                return False
+        return gives or behind
+
+    def give_back(self, session: Session, now: float) -> None:
+        """Give back what is ready and what is on its way, unless a caller waits: let the node recall it, for only the
+        node's word comes after all that it has sent, and what came later would be taken by others first."""
+        if self.attached and not (self.giving or self._pushed or self.waiting):
+            self.giving = True
+            session.send(Frame(RECALL, self.channel), now)
 
     def take(self, thread: int) -> tuple[int, Buffer | Sequence[Buffer]] | None:
         """Start the next item for `thread`; what it held is finished."""

@@ -52,13 +52,21 @@ def test_nobody_waits_long_while_another_holds_items_that_it_has_not_started(see
     plan = Plan("pull", writers=1, readers=4, items=200, burst=200, work=work)
     world = _run(plan, seed)
     assert world.waits, "nobody ever waited: this shows nothing"
-    assert max(world.waits) <= LONGEST_WAIT
+    assert max(world.waits) <= LONGEST_WAIT + 8 * plan.latency
 
 
 @pytest.mark.parametrize("kind", ["pull", "push", "pipe"])
 def test_one_reader_gets_each_writers_items_in_order(kind: str) -> None:
     plan = Plan(kind, writers=3, readers=1, items=200, burst=20, padding=500, large=0.05, repeat=0.2)
     assert len(_run(plan, 1).ledger.got) == 600
+
+
+@pytest.mark.parametrize("kind", ["pull", "push", "pipe"])
+@pytest.mark.parametrize("seed", range(5))
+def test_a_reader_that_stops_now_and_then_still_gets_items_in_order(kind: str, seed: int) -> None:
+    work = (0.0,) * 20 + (0.009, 0.012, 0.02)
+    plan = Plan(kind, writers=2, readers=1, items=200, burst=50, pace=(0.0, 0.02), work=work, large=0.5, latency=0.01)
+    assert len(_run(plan, seed).ledger.got) == 400
 
 
 @pytest.mark.parametrize("kind", ["pull", "pipe"])
