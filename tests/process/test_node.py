@@ -105,8 +105,8 @@ import os, time
 from fiberq import SimpleQueue
 pids, q = SimpleQueue(), SimpleQueue()
 if not os.fork():
-    pids.put(os.getpid(), sync=True)
     try:
+        pids.put(os.getpid(), sync=True)
         q.get(timeout=20)
     except OSError as error:
         print(type(error).__name__)
