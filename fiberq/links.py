@@ -71,6 +71,7 @@ def _transport(target: str) -> Transport:
 
 
 _exit_registered = False
+_hook = threading.Event()  # multiprocessing wants an object that a hook belongs to
 
 
 def _register_exit() -> None:
@@ -81,8 +82,14 @@ def _register_exit() -> None:
     _exit_registered = True
     util = sys.modules.get("multiprocessing.util")
     if util is not None:
-        util.Finalize(None, close_all, exitpriority=-5)  # after it has waited for this process's children
+        _finalize(_hook)
+        # A child begins by forgetting its finalizers, even those of what its main module made while it was imported.
+        util.register_after_fork(_hook, _finalize)
     atexit.register(_at_exit)
+
+
+def _finalize(_: object) -> None:
+    sys.modules["multiprocessing.util"].Finalize(None, close_all, exitpriority=-5)  # after it has waited for children
 
 
 def _at_exit() -> None:

@@ -99,6 +99,23 @@ sys.stdin.readline()
     until(lambda: [path.name for path in short_dir.iterdir()] == ["program0.py"], NOISE)
 
 
+@every_method
+def test_what_a_child_puts_last_arrives_where_the_main_module_makes_queues(method: str, program: type[Program]) -> None:
+    running = program(f"""
+import multiprocessing
+from fiberq import SimpleQueue
+q = SimpleQueue()
+def work(theirs):
+    for number in range(3000):
+        theirs.put(number)
+if __name__ == "__main__":
+    multiprocessing.get_context({method!r}).Process(target=work, args=(q,)).start()
+    print([q.get(timeout=20) for _ in range(3000)] == list(range(3000)))
+""")
+    assert running.read(30) == "True"
+    running.wait()
+
+
 def test_the_node_does_not_outlive_its_tree_for_a_child_that_goes_on(program: type[Program]) -> None:
     running = program("""
 import os, time

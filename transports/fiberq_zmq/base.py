@@ -8,15 +8,15 @@ import select
 import selectors
 import struct
 import threading
-from contextlib import suppress
 from time import monotonic
 
 import zmq
 import zmq.backend
 
 from fiberq.errors import AddressError, ClosedError
+from fiberq.wakeup import Wakeup
 
-__all__ = ["DONTWAIT", "EVENTS", "POLLIN", "RCVMORE", "SNDMORE", "Base", "Flag", "parse"]
+__all__ = ["DONTWAIT", "EVENTS", "POLLIN", "RCVMORE", "SNDMORE", "Base", "parse"]
 
 # Plain integers: an enum member costs more than the call that it is passed to.
 DONTWAIT = int(zmq.DONTWAIT)
@@ -48,35 +48,6 @@ def parse(address: str) -> tuple[str, str]:
     return scheme, rest
 
 
-class Flag:
-    """A descriptor that is readable exactly while the flag is set. `set` may be called from any thread."""
-
-    def __init__(self) -> None:
-        if hasattr(os, "eventfd"):
-            self._read = self._write = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        else:
-            self._read, self._write = os.pipe()
-            os.set_blocking(self._read, False)
-            os.set_blocking(self._write, False)
-
-    def fileno(self) -> int:
-        return self._read
-
-    def set(self) -> None:
-        with suppress(BlockingIOError):  # full of earlier calls: it is set
-            os.write(self._write, b"\1\0\0\0\0\0\0\0")
-
-    def clear(self) -> None:
-        with suppress(BlockingIOError):
-            while len(os.read(self._read, 4096)) == 4096:
-                pass
-
-    def close(self) -> None:
-        os.close(self._read)
-        if self._write != self._read:
-            os.close(self._write)
-
-
 class Base:
     """A ZeroMQ socket, its monitor, and a flag, watched together by one descriptor.
 
@@ -95,7 +66,7 @@ class Base:
         name = f"inproc://fiberq-monitor-{next(_monitor_names)}"
         self._socket.monitor(name, events)
         self._monitor.connect(name)
-        self._flag = Flag()
+        self._flag = Wakeup()
         self._selector = selectors.DefaultSelector()
         for watched in (self._socket.get(zmq.FD), self._monitor.get(zmq.FD), self._flag):
             self._selector.register(watched, selectors.EVENT_READ)  # type: ignore[arg-type]
