@@ -149,7 +149,7 @@ class Link:
 
     def take_over(self, ancestor: Link, token: str) -> None:
         """Hold what the parent held when it forked this process: its handles were copied, used or not."""
-        self.ask(op="inherit", token=token)
+        self.ask(op="inherit", token=token, holds=ancestor.holds())
         with self._lock:
             self._kinds.update(ancestor._kinds)
             self._handles.update(ancestor._handles)
@@ -184,12 +184,12 @@ class Link:
         except (NodeError, ClosedError):
             pass  # then there is nothing left to let go of
 
-    def fly(self, token: str, holds: list[tuple[int, str]], lifeline: Lifeline, fork: bool = False) -> None:
+    def fly(self, token: str, holds: list[tuple[int, str]], lifeline: Lifeline) -> None:
         """Announce handles that are on their way to a process which is starting."""
         with self._lock:
             self._check()
             self._flights[token] = lifeline
-            self._client.tell(time.monotonic(), op="flight", token=token, holds=holds, fork=fork)
+            self._client.tell(time.monotonic(), op="flight", token=token, holds=holds)
             self._transmit(time.monotonic())
 
     def holds(self) -> list[tuple[int, str]]:
@@ -300,7 +300,7 @@ class Link:
         session = self._client.session
         at_once = deadline is not None and deadline <= time.monotonic()
         waits = False
-        asked = 0
+        asked: int | None = None
 
         def step(now: float) -> tuple[T | None] | None:
             nonlocal waits, asked
@@ -313,10 +313,13 @@ class Link:
             if not waits:
                 waits = True
                 reader.waiting += 1
-                asked = reader.ask(session, now, urgent=at_once)
-            elif not at_once:
+            if not at_once:
                 reader.ask(session, now)
-            return (None,) if at_once and session.acknowledged >= asked else None
+            elif reader.giving:
+                asked = None  # the node sends nothing until it has what goes back
+            elif asked is None:
+                asked = reader.ask(session, now, urgent=True)
+            return (None,) if asked is not None and session.acknowledged >= asked else None
 
         try:
             found = self._answered(step, session) if at_once else self._until(step, reader, deadline)

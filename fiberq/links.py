@@ -138,7 +138,7 @@ def _after_fork_in_parent() -> None:
         link = _links.get(endpoint)
         if link is not None:
             try:
-                link.fly(token, link.holds(), lifeline, fork=True)
+                link.fly(token, link.holds(), lifeline)
             except (NodeError, ClosedError):
                 pass
 

@@ -86,7 +86,7 @@ class Broker:
         self._timed: dict[Member, None] = {}  # have a timer running
         self._alarms: dict[int, Device] = {}
         self._paused: dict[Member, None] = {}
-        self._early: dict[str, Member] = {}  # tokens that were claimed before their flight was announced
+        self._early: dict[str, None] = {}  # tokens that were claimed before their flight was announced
         self._out: list[tuple[Hashable, tuple[Buffer, ...]]] = []
         self._channels[DEFAULT_CHANNEL] = Channel(self._device(DEFAULT_CHANNEL, "pipe"), "pipe", permanent=True)
 
@@ -250,9 +250,13 @@ class Broker:
             self._timed[member] = None
             if member.session.due() <= self._now:
                 self._touched[member] = None
-                if member.session.unacknowledged and member.heard + self._session_timeout <= self._now:
+                if member.session.unacknowledged and self._silent(member) >= self._session_timeout:
                     log.warning("process %s was silent for %g s: taken for dead", member.pid, self._session_timeout)
                     self._end(member)
+
+    def _silent(self, member: Member) -> float:
+        """Seconds since this process last said something, or was last asked for an acknowledgement after that."""
+        return self._now - max(member.heard, member.session.asked_at)
 
     def _refuse(self, member: Member, text: str) -> None:
         log.warning("process %s broke the protocol and was cut off: %s", member.pid, text)
@@ -325,7 +329,8 @@ class Broker:
         for number, sides in wanted.items():
             self._hold(member, number, sides)
             kinds[f"{number:x}"] = self._channels[number].kind
-        self._claim(member, request.get("token"))
+        if request.get("token") is not None:
+            self._claim(str(request["token"]))
         return {"kinds": kinds}
 
     def _flight(self, member: Member, request: dict[str, Any]) -> None:
@@ -334,16 +339,12 @@ class Broker:
         holds: dict[int, str] = {}
         for number, sides in request["holds"]:  # a process can have a handle on each side
             holds[int(number)] = holds.get(int(number), "") + str(sides)
-        claimant = self._early.pop(token, None)
-        if claimant is None:
-            member.flights[token] = holds
+        if self._early.pop(token, self) is None:
+            return  # who it was for holds it already, or has let go of it since
+        member.flights[token] = holds
         for number, sides in holds.items():
-            if number not in self._channels:
-                continue
-            if claimant is None:
+            if number in self._channels:
                 self._channels[number].holders[token] = sides
-            elif request.get("fork") and claimant.name in self._members:
-                self._hold(claimant, number, sides)
 
     def _landed(self, member: Member, request: dict[str, Any]) -> None:
         """A handle in flight came to nothing: the process that it was for has ended."""
@@ -353,24 +354,20 @@ class Broker:
             self._land(holds, token)
 
     def _inherit(self, member: Member, request: dict[str, Any]) -> None:
-        """A forked child takes over what its parent held when it forked."""
-        token = str(request["token"])
-        for owner in self._members.values():
-            if token in owner.flights:
-                for number, sides in owner.flights[token].items():
-                    if number in self._channels:
-                        self._hold(member, number, sides)
-        self._claim(member, token)
+        """A forked child takes over what its parent held when it forked. The parent's announcement may come later."""
+        for number, sides in request["holds"]:
+            if int(number) in self._channels:
+                self._hold(member, int(number), str(sides))
+        self._claim(str(request["token"]))
 
-    def _claim(self, member: Member, token: object) -> None:
-        if not isinstance(token, str):
-            return
+    def _claim(self, token: str) -> None:
+        """A handle in flight has come to a holder of its own."""
         for owner in self._members.values():
             holds = owner.flights.pop(token, None)
             if holds is not None:
                 self._land(holds, token)
                 return
-        self._early[token] = member
+        self._early[token] = None
         if len(self._early) > MAX_EARLY:
             del self._early[next(iter(self._early))]
 

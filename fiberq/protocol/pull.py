@@ -42,7 +42,8 @@ class PullDevice(Device):
 
     def tick(self, now: float) -> None:
         for reader in list(self._ahead.values()):
-            if reader.recalled_at is not None and not reader.away and reader.recalled_at + RECALL_PATIENCE <= now:
+            patience = self._patience_ends(reader)
+            if patience is not None and patience <= now:
                 self._take_all_back(reader, now)
         slow = self._slowest() if self._starving else None
         if slow is not None and self._sat_since(slow) + RECALL_AFTER <= now:
@@ -138,6 +139,12 @@ class PullDevice(Device):
         asked = (reader for reader in self._ahead.values() if reader.recalled_at is None and not reader.away)
         return max(asked, key=Reader.unstarted, default=None)
 
+    def _patience_ends(self, reader: Reader) -> float | None:
+        """When the recalled `reader` loses what it has unasked: never, while nobody else waits for that."""
+        if reader.recalled_at is None or reader.away or not self._starving or self._waiting.keys() <= {reader.key}:
+            return None
+        return reader.recalled_at + RECALL_PATIENCE
+
     def _sat_since(self, reader: Reader) -> float:
         return next(lease.at for lease in reader.leases if lease.end > reader.started)
 
@@ -150,8 +157,8 @@ class PullDevice(Device):
         self._put_back(reader, runs, now)
 
     def _set_alarm(self) -> None:
-        readers = [reader for reader in self._ahead.values() if not reader.away]
-        times = [reader.recalled_at + RECALL_PATIENCE for reader in readers if reader.recalled_at is not None]
+        ends = map(self._patience_ends, self._ahead.values())
+        times = [end for end in ends if end is not None]
         if self._starving and (slow := self._slowest()) is not None:
             times.append(self._sat_since(slow) + RECALL_AFTER)
         self.alarm = min(times, default=None)

@@ -15,7 +15,7 @@ from typing import Final
 
 from fiberq.abc import Buffer
 from fiberq.errors import ProtocolError
-from fiberq.protocol.frames import ACK, ACK_NOW, RESEND, Frame, Received, encode
+from fiberq.protocol.frames import ACK, ACK_NOW, PUT, RESEND, Frame, Received, encode
 
 WINDOW: Final = 32
 """The most unacknowledged frames that one end has under way; acknowledgements stay below half of `abc.MIN_QUEUED`."""
@@ -42,6 +42,7 @@ class Session:
         self.ack_at: float | None = None  # when an acknowledgement must leave, if one is owed
         self._unheard = 0  # frames received since an acknowledgement last left
         self._gap = False  # a resend was asked for, and has not come
+        self.asked_at = 0.0  # when something was sent last while nothing else was unacknowledged
         self._retransmit_at = float("inf")
         self._patience = RETRANSMIT
         self.before_report: Callable[[float], None] | None = None  # sends what a report must not overtake
@@ -67,10 +68,12 @@ class Session:
         return self.last
 
     def replace(self, number: int, frame: Frame) -> bool:
-        """Put `frame` in the place of frame `number`; return whether that had not left yet."""
-        if number <= self.sent:
+        """Put `frame` in the place of frame `number`; return whether it could be: not when that has left, nor when
+        items were put since, which must not come later than it."""
+        place = number - self.sent - 1
+        if place < 0 or any(self.waiting[later].kind == PUT for later in range(place + 1, len(self.waiting))):
             return False
-        self.waiting[number - self.sent - 1] = frame
+        self.waiting[place] = frame
         return True
 
     def later(self, key: object, at: float, action: Callable[[float], None]) -> None:
@@ -163,6 +166,7 @@ class Session:
         flags = ACK_NOW if urgent or self.unacknowledged else 0
         self.unacknowledged.append(frame)
         if len(self.unacknowledged) == 1:
+            self.asked_at = now
             self._arm(now)
         self._transmit(frame, flags, self.sent)
 

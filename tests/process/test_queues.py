@@ -638,6 +638,17 @@ def test_get_raises_empty_at_its_deadline(kind: Kind, timeout: float) -> None:
         assert timeout <= time.monotonic() - began < timeout + NOISE
 
 
+def test_get_without_blocking_finds_what_this_process_was_just_about_to_give_back(kind: Kind) -> None:
+    q = kind()
+    put_all(q, range(600))
+    q.flush()
+    for first in range(0, 600, 3):
+        assert [q.get(block=False) for _ in range(3)] == [first, first + 1, first + 2]
+        wait = time.perf_counter() + 0.0100 + first % 50 * 0.0001  # about as long as a reader keeps what nobody takes
+        while time.perf_counter() < wait:
+            pass
+
+
 def test_get_without_blocking_returns_what_is_there(kind: Kind) -> None:
     q = kind()
     for number in range(20):

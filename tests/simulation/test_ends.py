@@ -9,10 +9,10 @@ from sim import CHANNEL, Ledger, Message, WatchedBroker
 
 from fiberq.errors import NodeError
 from fiberq.protocol.client import Client
-from fiberq.protocol.frames import REQUEST, Frame
+from fiberq.protocol.frames import PUT, READY, REQUEST, Frame
 from fiberq.protocol.pull import RECALL_AFTER
 from fiberq.protocol.reader import IDLE, Reader
-from fiberq.protocol.session import drain
+from fiberq.protocol.session import WINDOW, drain
 from fiberq.protocol.writer import Writer
 
 
@@ -366,3 +366,59 @@ def test_what_was_put_leaves_before_the_news_that_its_cause_is_finished() -> Non
     node.broker.lost("worker", node.now)
     node.settle()
     assert [node.get(other) for _ in range(11)].count(b"result") == 10
+
+
+def test_a_result_leaves_before_the_news_that_its_cause_is_finished_where_older_news_still_waits() -> None:
+    node = Node("pull")
+    worker = node.client("worker", "rw")
+    node.put(node.creator, b"task")
+    assert node.get(worker) == b"task"
+    while worker.session.busy < WINDOW:  # the node is slow: nothing leaves any more
+        worker.tell(node.now, op="landed", token="any")
+    reader, writer = worker.readers[CHANNEL], worker.writers[CHANNEL]
+    reader.progress(worker.session, node.now)
+    writer.items.append(b"result")
+    worker.pump(writer, node.now)
+    reader.finish(1)
+    node.ask(worker)
+    kinds = [frame.kind for frame in worker.session.waiting]
+    assert kinds[-1] == READY
+    assert kinds.index(PUT) < len(kinds) - 1
+    assert worker.session.waiting[kinds.index(READY)].body != worker.session.waiting[-1].body
+
+
+def test_a_process_that_was_quiet_is_not_dead_because_it_does_not_answer_at_once() -> None:
+    node = Node("pull", session_timeout=30.0)
+    client = node.client("quiet", "r")
+    node.ask(client)
+    node.settle()
+    node.now += 100.0
+    node.put_on_its_way(b"item")
+    node.now += 29.0
+    node.broker.output(node.now)
+    for message in node.flying:
+        client.message(message, node.now)
+    node.settle()
+    assert node.get(client) == b"item"
+    node.ask(client)
+    node.settle()
+    node.put_on_its_way(b"another")
+    node.now += 31.0
+    node.broker.output(node.now)
+    device = node.broker.device()
+    assert device is not None
+    assert not device.readers
+
+
+def test_a_forked_child_can_let_go_before_its_parent_has_announced_it() -> None:
+    node = Node("pipe")
+    child = node.client("child", "")
+    child.request(node.now, op="inherit", token="token", holds=[[CHANNEL, "r"], [CHANNEL, "w"]])
+    child.release(CHANNEL, "w", node.now)
+    node.settle()
+    node.creator.tell(node.now, op="flight", token="token", holds=[[CHANNEL, "r"], [CHANNEL, "w"]])
+    node.creator.release(CHANNEL, "rw", node.now)
+    child.readers[CHANNEL] = Reader(CHANNEL, keeps=False)
+    node.ask(child)
+    node.settle()
+    assert child.readers[CHANNEL].ended == "eof"

@@ -384,6 +384,20 @@ def test_a_reader_that_sits_on_items_is_asked_and_then_loses_them() -> None:
     assert desk.got["idle"] == [b"b", b"c"], "a late answer changes nothing"
 
 
+def test_a_reader_that_gives_items_back_late_loses_them_only_when_another_waits() -> None:
+    desk = Desk(PullDevice)
+    desk.device.ready("slow", Ready(4, 0, 1), 0.0)
+    desk.put(b"a", b"b", b"c")
+    desk.device.recall("slow", 1.0)
+    desk.device.recall("slow", 1.1)
+    assert desk.recalls == ["slow"]
+    assert desk.device.alarm is None, "nobody else wants it, and it may have started it by now"
+    desk.device.tick(9.0)
+    desk.device.ready("idle", Ready(1, 0, 1), 9.0)
+    desk.device.tick(9.0)
+    assert desk.got["idle"] == [b"b"]
+
+
 def test_a_reader_that_is_away_is_neither_recalled_nor_robbed() -> None:
     desk = Desk(PullDevice)
     desk.device.ready("slow", Ready(4, 0, 1), 0.0)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from fiberq.abc import Buffer
 from fiberq.errors import ProtocolError
-from fiberq.protocol.frames import ACK, PUT, RESEND, Frame, decode, encode
+from fiberq.protocol.frames import ACK, PUT, READY, RESEND, Frame, decode, encode
 from fiberq.protocol.session import ACK_DELAY, RETRANSMIT, WINDOW, Session, drain
 
 settings.register_profile("steady", deadline=None)  # a loaded machine is no failure
@@ -203,6 +203,16 @@ def test_a_waiting_frame_can_be_replaced_and_one_that_left_cannot() -> None:
     assert session.replace(2, Frame(PUT, 7, (b"y",), (b"y",)))
     line.settle()
     assert line.got[1] == [b"0", b"y"]
+
+
+def test_a_frame_is_not_replaced_once_items_wait_behind_it() -> None:
+    session = Line(window=1).ends[0]
+    for kind in (READY, READY, READY, PUT):
+        session.send(Frame(kind, 7), 0.0)
+    assert not session.replace(3, Frame(READY, 7))
+    session.send(Frame(READY, 7), 0.0)
+    assert session.replace(5, Frame(READY, 8))
+    assert [frame.channel for frame in session.waiting] == [7, 7, 7, 8]
 
 
 def test_an_acknowledgement_of_what_was_never_sent_is_refused() -> None:
