@@ -29,6 +29,9 @@ log = logging.getLogger("fiberq.node")
 MAX_EARLY: Final = 1000
 """Claims that are remembered although no flight was announced for them."""
 
+ROOM: Final = 0.9
+"""How full the memory may be for writers to go on that were paused."""
+
 
 class Member:
     """One client process, over all its connections. `peer` is the present one."""
@@ -85,7 +88,7 @@ class Broker:
         self._touched: dict[Member, None] = {}  # may have something to send
         self._timed: dict[Member, None] = {}  # have a timer running
         self._alarms: dict[int, Device] = {}
-        self._paused: dict[Member, None] = {}
+        self._paused: dict[tuple[Member, int], None] = {}  # writers, by process and channel
         self._early: dict[str, None] = {}  # tokens that were claimed before their flight was announced
         self._out: list[tuple[Hashable, tuple[Buffer, ...]]] = []
         self._channels[DEFAULT_CHANNEL] = Channel(self._device(DEFAULT_CHANNEL, "pipe"), "pipe", permanent=True)
@@ -222,7 +225,7 @@ class Broker:
                 self._tell_ended(member, frame.channel, "unread")
             else:
                 device.put(frames.read_items(body, frame.parts), self._now)
-                self._regulate(member)
+                self._restrain(member, frame.channel, device)
         elif frame.kind == frames.READY:
             member.holds.setdefault(frame.channel, "")
             channel.told.discard(member)  # what it was told before it had a reader, it did not keep
@@ -276,9 +279,9 @@ class Broker:
         self._members.pop(member.name, None)
         if member.peer is not None:
             self._by_peer.pop(member.peer, None)
-        self._paused.pop(member, None)
         self._timed.pop(member, None)
         member.session.disconnect()
+        self._paused = {paused: None for paused in self._paused if paused[0] is not member}
         for number in list(member.holds):
             self._leave(member, number)
         for token in member.flights:
@@ -398,6 +401,8 @@ class Broker:
         if "r" in sides:
             self._channels[number].device.left(member, self._now)
             self._channels[number].told.discard(member)
+        if "w" in sides:
+            self._paused.pop((member, number), None)
         if left:
             member.holds[number] = self._channels[number].holders[member] = left
         else:
@@ -446,16 +451,25 @@ class Broker:
 
     # -- memory --
 
-    def _regulate(self, writer: Member | None = None) -> None:
-        """Pause a writer while the node holds too much, and let all go on when there is room again."""
-        if self.memory.bytes > self._max_bytes:
-            if writer is not None and writer not in self._paused:
-                self._paused[writer] = None
-                self._send(writer, Frame(frames.PAUSE))
-        elif self._paused and self.memory.bytes <= self._max_bytes * 0.9:
-            for member in self._paused:
-                self._send(member, Frame(frames.RESUME))
-            self._paused.clear()
+    def _restrain(self, writer: Member, number: int, device: Device) -> None:
+        """Pause a writer while the node holds too much, and its queue more than its share: a full queue stops neither
+        the writers of others, nor so the readers that would empty it. In all that is at most twice the limit."""
+        if self.memory.bytes > self._max_bytes and self._share(device) > 1 and (writer, number) not in self._paused:
+            self._paused[writer, number] = None
+            self._send(writer, Frame(frames.PAUSE, number))
+
+    def _regulate(self) -> None:
+        """Let writers go on when there is room again."""
+        room = self.memory.bytes <= self._max_bytes * ROOM
+        for member, number in list(self._paused):
+            channel = self._channels.get(number)
+            if room or channel is None or self._share(channel.device) <= ROOM:
+                del self._paused[member, number]
+                self._send(member, Frame(frames.RESUME, number))
+
+    def _share(self, device: Device) -> float:
+        """What a queue takes of the memory, as a multiple of what each may have if all had the same."""
+        return device.bytes * len(self._channels) / self._max_bytes
 
 
 _OPERATIONS: Final[dict[str, Any]] = {

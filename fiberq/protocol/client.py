@@ -36,7 +36,6 @@ class Client:
         self.readers: dict[int, Reader] = {}
         self.changed: list[object] = []  # writers, readers and requests about which there is news
         self.welcomed = False
-        self.paused = False  # the node's memory is full
         self.node: str | None = None
         self.max_bytes = 1 << 62  # bytes that an item may have
         self._grace = grace
@@ -135,7 +134,7 @@ class Client:
         self.session.send(Frame(frames.RELEASE, channel, (sides.encode(),)), now)
 
     def pump(self, writer: Writer, now: float, urgent: bool = False) -> None:
-        if not self.paused:
+        if not writer.paused:
             writer.pump(self.session, now, urgent)
 
     def idle(self, now: float) -> bool:
@@ -194,8 +193,9 @@ class Client:
                 request.answer = answer
                 self.changed.append(request)
         elif frame.kind in (frames.PAUSE, frames.RESUME):
-            self.paused = frame.kind == frames.PAUSE
-            for writer in self.writers.values():
+            writer = self.writers.get(frame.channel)
+            if writer is not None:
+                writer.paused = frame.kind == frames.PAUSE
                 self.pump(writer, now)
                 self.changed.append(writer)
 

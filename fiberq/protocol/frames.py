@@ -39,9 +39,9 @@ ACK: Final = 5  # either: nothing but an acknowledgement
 GOODBYE: Final = 6  # client: all is done, and what I hold is finished
 REQUEST: Final = 7  # client: a question with a number; JSON
 REPLY: Final = 8  # node: its answer; JSON
-PAUSE: Final = 9  # node: my memory is full, put nothing
-RESUME: Final = 10  # node: go on
 # Of a channel:
+PAUSE: Final = 9  # node: my memory is full, put nothing here
+RESUME: Final = 10  # node: go on
 PUT: Final = 16  # client: items
 DELIVER: Final = 17  # node: items, numbered
 READY: Final = 18  # client: how far I am, and how many I can take

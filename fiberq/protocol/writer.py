@@ -41,6 +41,7 @@ class Writer:
         self.under_way: deque[int] = deque()  # the numbers of frames that were unacknowledged when last looked at
         self.bulk = 0  # bytes of the gathered items that are not small
         self.full = False  # items only gather now
+        self.paused = False  # the node has no room for more of this
         self.ended: str | None = None  # why nothing can be put any more
 
     def pump(self, session: Session, now: float, urgent: bool = False, everything: bool = False) -> None:

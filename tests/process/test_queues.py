@@ -821,6 +821,28 @@ print(count == total, q.empty())
     running.wait()
 
 
+def test_a_queue_that_nobody_reads_does_not_stop_the_others_when_the_node_is_full(program: type[Program]) -> None:
+    running = program(
+        """
+from fiberq import SimpleQueue
+bulk, control = SimpleQueue(), SimpleQueue()
+for _ in range(40):
+    bulk.put(bytes(50_000))
+print(bulk.flush(1.0))
+for number in range(100):
+    control.put(bytes(10_000))
+    assert control.get(timeout=10) == bytes(10_000)
+print([len(bulk.get(timeout=10)) for _ in range(40)] == [50_000] * 40)
+print(bulk.flush(10))
+""",
+        FIBERQ_MAX_BYTES="1000000",
+    )
+    assert running.read(30) == "False"
+    assert running.read(30) == "True"
+    assert running.read(30) == "True"
+    running.wait()
+
+
 def test_a_full_node_takes_items_again_when_they_are_read(program: type[Program]) -> None:
     running = program(
         """

@@ -221,7 +221,7 @@ def test_a_full_node_pauses_writers_and_lets_them_go_on() -> None:
     writer, reader = node.client("writer", "w"), node.client("reader", "r")
     for number in range(5):
         node.put(writer, b"%d" % number * 6)
-    assert writer.paused
+    assert writer.writers[CHANNEL].paused
     assert writer.writers[CHANNEL].items, "it went on although it was told not to"
     got = []
     for _ in range(5):
@@ -229,7 +229,7 @@ def test_a_full_node_pauses_writers_and_lets_them_go_on() -> None:
         node.settle()
     assert got == [b"0", b"1", b"2", b"3", b"4"]
     assert node.get(reader) is None
-    assert not writer.paused
+    assert not writer.writers[CHANNEL].paused
 
 
 def test_a_recall_that_finds_a_caller_waiting_leaves_it_its_credit() -> None:
