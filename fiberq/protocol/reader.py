@@ -250,8 +250,10 @@ class Reader:
         started = self._started()
         if self._keeps:
             held = sorted(self.held.values()) if self.owner is None else () if self.current < 0 else (self.current,)
-        self._told_waiting = self.waiting
-        self._told_started = self._reported = started
+        begun = min(self.waiting, self._next - started)  # callers that were woken, and have not run yet
+        self._told_waiting = self.waiting - begun
+        self._told_started = started + begun
+        self._reported = started
         self.attached = True
         self._told_held = bool(held)
         self._eager = False

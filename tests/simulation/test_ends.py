@@ -422,3 +422,26 @@ def test_a_forked_child_can_let_go_before_its_parent_has_announced_it() -> None:
     node.ask(child)
     node.settle()
     assert child.readers[CHANNEL].ended == "eof"
+
+
+def test_a_caller_waits_no_longer_because_another_was_woken_slowly() -> None:
+    node = Node("pull")
+    client = node.client("two threads", "r")
+    reader, session = client.readers[CHANNEL], client.session
+    reader._ahead = 8  # its callers were quick so far
+    reader.waiting = 2
+    reader.ask(session, node.now)
+    node.settle()
+    node.put(node.creator, b"a", b"b")
+    assert reader.take(1)
+    reader.waiting = 1  # the other caller was woken, too, but has not run yet
+    reader.progress(session, node.now)
+    node.settle()
+    assert reader.take(2)
+    reader.waiting = 0
+    assert not reader.take(1)
+    reader.waiting = 1
+    reader.ask(session, node.now)
+    node.settle()
+    node.put(node.creator, b"late")
+    assert reader.take(1)
