@@ -21,7 +21,7 @@ from fiberq.protocol.reader import Reader
 from fiberq.protocol.writer import SMALL, Writer
 from fiberq.tree import Endpoint
 
-GATHER = 127
+GATHER = 1023
 """A mask: of this many small items that gather, one looks whether some can leave."""
 
 NOTHING: Any = object()

@@ -82,6 +82,7 @@ class Reader:
             got = frames.split(items)
             self._next = first + len(got)
             self.ready.extend(zip(range(first, self._next), got, strict=True))
+        self.low = self._ahead // 2
         begun = min(self._told_waiting, self._next - first)
         self._told_waiting -= begun
         self._told_started = max(self._told_started, first + begun)
@@ -196,7 +197,7 @@ class Reader:
         elif self._ahead > 1 and self._limit <= self._next + self._ahead // 2:
             self._limit = self._next + self._ahead
             self._report(session, now)
-        self.low = self._ahead // 2
+        self.low = 0  # enough is asked for, until something comes
 
     def arrived(self, now: float) -> None:
         """A caller that waited has got something: measure from here how fast callers are."""

@@ -41,6 +41,7 @@ class Writer:
         self.under_way: deque[int] = deque()  # the numbers of frames that were unacknowledged when last looked at
         self.bulk = 0  # bytes of the gathered items that are not small
         self.full = False  # items only gather now
+        self._enough = 0  # while frames are under way, so many items make another: in a stream a small one is waste
         self.paused = False  # the node has no room for more of this
         self.ended: str | None = None  # why nothing can be put any more
 
@@ -53,11 +54,15 @@ class Writer:
         # of the two sees the other's doing.
         self.full = len(under_way) >= UNDER_WAY
         while self.items and (everything or not self.full):
+            if under_way and len(self.items) < self._enough and not (everything or urgent):
+                self.full = True
+                break
             frame, taken = self._frame()
             under_way.append(session.send(frame, now, urgent))
             if self.bulk:
                 self.bulk -= sum(filter(SMALL.__le__, map(size, self.items[:taken])))
             del self.items[:taken]
+            self._enough = taken // 4
             self.full = len(under_way) >= UNDER_WAY
 
     def settled(self, session: Session) -> bool:
