@@ -31,7 +31,7 @@ NOTHING: Any = object()
 class Channel:
     """A grip on `sides` ("r", "w" or "rw") of channel `number` of the node at `endpoint`."""
 
-    __slots__ = ("_link", "_reader", "_rings", "_token", "_writer", "closed", "endpoint", "number", "sides")
+    __slots__ = ("_link", "_pid", "_reader", "_rings", "_token", "_writer", "closed", "endpoint", "number", "sides")
 
     def __init__(self, endpoint: Endpoint, number: int, sides: str, token: str | None = None) -> None:
         self.endpoint = endpoint
@@ -39,6 +39,7 @@ class Channel:
         self.sides = sides
         self.closed = False
         self._token = token  # what holds the channel while this handle is in flight
+        self._pid = os.getpid()  # the process that it is for, and not one that is forked from that
         self._link: Link | None = None
         self._writer: Writer | None = None
         self._reader: Reader | None = None
@@ -74,7 +75,7 @@ class Channel:
     def get(self, timeout: float | None = None) -> Any:
         """The next object; `NOTHING` if there is none in `timeout` seconds."""
         reader = self._reader
-        if reader is not None and reader.owner == get_ident() and reader.ready:
+        if reader is not None and reader.owner == (thread := get_ident()) and reader.ready:
             if monotonic() > reader.fresh_until:
                 self._link.refresh(reader)  # type: ignore[union-attr]
             ready = reader.ready
@@ -86,6 +87,8 @@ class Channel:
                 pass
             else:
                 reader.current = number
+                if reader.owner != thread:  # another thread came between
+                    self._link.share(reader, thread, number)  # type: ignore[union-attr]
                 if len(ready) < reader.low:
                     self._link.ask_ahead(reader)  # type: ignore[union-attr]
                 return loads(item) if type(item) is bytes and item[0] == PICKLE else decode(item)
@@ -140,7 +143,7 @@ class Channel:
             self._rings = False
             ancestor, link = link, connect(self.endpoint)
             if ancestor is None or ancestor.latest() is not link:
-                link.hold(self.number, self.sides, self._token)
+                link.hold(self.number, self.sides, self._token if self._pid == os.getpid() else None)
             self._token = None
             self._link = link
         return link

@@ -300,10 +300,10 @@ class Link:
         session = self._client.session
         at_once = deadline is not None and deadline <= time.monotonic()
         waits = False
-        asked: int | None = None
+        asked, recalls = 0, -1
 
         def step(now: float) -> tuple[T | None] | None:
-            nonlocal waits, asked
+            nonlocal waits, asked, recalls
             got = look(now, waits)
             if got is not None:
                 if waits:
@@ -315,11 +315,10 @@ class Link:
                 reader.waiting += 1
             if not at_once:
                 reader.ask(session, now)
-            elif reader.giving:
-                asked = None  # the node sends nothing until it has what goes back
-            elif asked is None:
+            elif recalls != reader.recalls:  # the node has not heard, or sent nothing until it got what went back
+                recalls = reader.recalls
                 asked = reader.ask(session, now, urgent=True)
-            return (None,) if asked is not None and session.acknowledged >= asked else None
+            return (None,) if at_once and not reader.giving and session.acknowledged >= asked else None
 
         try:
             found = self._answered(step, session) if at_once else self._until(step, reader, deadline)
@@ -385,6 +384,11 @@ class Link:
                 reader.progress(self._client.session, now)
             reader.fresh_until = now + FRESH
             self._transmit(now)
+
+    def share(self, reader: Reader, thread: int, number: int) -> None:
+        """`thread` has got item `number`, while another thread came to get from the same reader."""
+        with self._lock:
+            reader.keep(thread, number)
 
     def ask_ahead(self, reader: Reader) -> None:
         with self._lock:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from array import array
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate, pairwise
 
 from fiberq.abc import Buffer
@@ -75,6 +75,10 @@ class Run:
             return self
         run = Run(self.batch, self.first + start, self.first + stop, self.place + start * self.stride, self.stride)
         return run._marked(self)
+
+    def singly(self) -> Iterator[Run]:
+        """Each item as a run of its own."""
+        return (self.part(index, index + 1) for index in range(len(self)))
 
     def fitting(self, count: int, size: int) -> int:
         """How many of the first `count` items come to at most `size` bytes; at least 1."""

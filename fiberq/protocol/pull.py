@@ -140,8 +140,11 @@ class PullDevice(Device):
         return max(asked, key=Reader.unstarted, default=None)
 
     def _patience_ends(self, reader: Reader) -> float | None:
-        """When the recalled `reader` loses what it has unasked: never, while nobody else waits for that."""
-        if reader.recalled_at is None or reader.away or not self._starving or self._waiting.keys() <= {reader.key}:
+        """When the recalled `reader` loses what it has unasked: never, while nobody else waits for that; and never what
+        must not come out twice."""
+        if reader.recalled_at is None or reader.away or not self._keeps:
+            return None
+        if not self._starving or self._waiting.keys() <= {reader.key}:
             return None
         return reader.recalled_at + RECALL_PATIENCE
 

@@ -54,6 +54,7 @@ class Reader:
         self.fresh_until = 0.0
         self.attached = False  # the node knows of this reader
         self.giving = False  # it has asked to be recalled
+        self.recalls = 0  # how often it was
         self._shared = False  # several threads got
         self._keeps = keeps
         self._pushed = pushed
@@ -92,6 +93,7 @@ class Reader:
     def recalled(self, session: Session, now: float) -> None:
         """The node wants back all that is not started."""
         self.giving = False
+        self.recalls += 1
         numbers: list[int] = []
         while self.ready:
             try:
@@ -140,11 +142,15 @@ class Reader:
             number, item = self.ready.popleft()
         except IndexError:
             return None
+        self.keep(thread, number)
+        return number, item
+
+    def keep(self, thread: int, number: int) -> None:
+        """`thread` holds item `number`."""
         if thread == self.owner:
             self.current = number
         else:
             self.held[thread] = number
-        return number, item
 
     def share(self) -> None:
         """No thread owns this reader: each item is taken by a call."""

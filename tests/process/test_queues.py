@@ -24,6 +24,7 @@ from workers import (
     put_at_odd_times,
     put_pickled,
     relay,
+    supervise,
     time_gets,
     work_until_none,
 )
@@ -609,6 +610,17 @@ def test_close_lets_go_of_one_handle_only(kind: Kind) -> None:
     with pytest.raises(ClosedError):
         other.get()
     assert "closed" in repr(other)
+
+
+@every_method
+def test_a_handle_lives_as_long_as_the_process_it_was_for_though_only_forked_children_use_it(crew: Crew) -> None:
+    q: SimpleQueue[Any] = SimpleQueue()
+    answers: SimpleQueue[Any] = SimpleQueue()
+    put_all(q, "ab")
+    child = crew.start(supervise, q, answers)
+    q.close()
+    assert [answers.get(timeout=PATIENCE) for _ in range(2)] == ["a", "b"]
+    crew.finish(child)
 
 
 def test_what_a_closing_reader_had_not_got_goes_to_others(crew: Crew) -> None:

@@ -398,6 +398,32 @@ def test_a_reader_that_gives_items_back_late_loses_them_only_when_another_waits(
     assert desk.got["idle"] == [b"b"]
 
 
+def test_a_message_of_a_pipe_is_never_taken_back_unasked() -> None:
+    desk = Desk(PullDevice, keeps=False)
+    desk.device.ready("slow", Ready(4, 0, 1), 0.0)
+    desk.put(b"a", b"b", b"c")
+    desk.device.ready("idle", Ready(1, 0, 1), 0.0)
+    desk.device.tick(RECALL_AFTER)
+    assert desk.recalls == ["slow"]
+    desk.device.tick(100.0)
+    assert "idle" not in desk.got
+    desk.device.returned("slow", [(1, 3)], 100.0)
+    assert desk.got["idle"] == [b"b"]
+
+
+@pytest.mark.parametrize("stay", [0, 1])
+def test_what_push_readers_leave_behind_comes_in_its_old_order(stay: int) -> None:
+    desk = Desk(PushDevice)
+    everything = [b"%d" % number for number in range(20)]
+    for key in range(3):
+        desk.device.ready(key, Ready(0, 0, 0), 0.0)
+    desk.put(*everything)
+    for key in range(stay, 3):
+        desk.device.left(key, 0.0)
+    desk.device.ready(0, Ready(100, 0, 0), 0.0)
+    assert desk.got[0] == everything
+
+
 def test_a_reader_that_is_away_is_neither_recalled_nor_robbed() -> None:
     desk = Desk(PullDevice)
     desk.device.ready("slow", Ready(4, 0, 1), 0.0)
