@@ -15,14 +15,14 @@ from typing import Any
 from fiberq.codec import PICKLE, SIMPLE, decode, encode
 from fiberq.errors import ClosedError, ConnectionEnded, HandleError, NodeError, TransportError
 from fiberq.lifeline import SpawnLifeline
-from fiberq.link import Link
+from fiberq.link import MAX_GATHERED, Link
 from fiberq.links import connect
 from fiberq.protocol.reader import Reader
 from fiberq.protocol.writer import SMALL, Writer
 from fiberq.tree import Endpoint
 
-GATHER = 1023
-"""A mask: of this many small items that gather, one looks whether some can leave."""
+GATHER = 15
+"""A mask: of this many small items that gather, one looks at the clock."""
 
 NOTHING: Any = object()
 """What `Channel.get` returns when there is no item in time."""
@@ -61,7 +61,8 @@ class Channel:
             items = writer.items
             items.append(item)
             # Whoever opens the way lowers `full` before he looks at `items`, and we look in the other order.
-            if len(items) & GATHER and writer.full:
+            count = len(items)
+            if writer.full and (count & GATHER or (count < MAX_GATHERED and monotonic() < writer.look_at)):
                 return
             self._link.relieve(writer)  # type: ignore[union-attr]
             return

@@ -529,7 +529,7 @@ class Link:
 
     def _io_needed(self, writer: Writer) -> None:
         """Items have gathered and nobody drives: let the I/O thread wait for the acknowledgement."""
-        if writer.items and self._driver == _NOBODY:
+        if (writer.items or writer.full) and self._driver == _NOBODY:
             self._io_urgent = True
             self._wake_io_thread()
 

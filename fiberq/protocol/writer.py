@@ -20,6 +20,9 @@ Item: TypeAlias = "bytes | tuple[Buffer, ...]"
 UNDER_WAY: Final = 3
 """Frames of one writer that may be unacknowledged. Past 2 throughput hardly grew; more only makes batches smaller."""
 
+LOOK: Final = 0.001
+"""Seconds for which items only gather, though some could leave: where a thread is busy, no other one sees to that."""
+
 SMALL: Final = 4096
 """Bytes below which gathered items are counted, and not their bytes."""
 
@@ -42,12 +45,14 @@ class Writer:
         self.bulk = 0  # bytes of the gathered items that are not small
         self.full = False  # items only gather now
         self._enough = 0  # while frames are under way, so many items make another: in a stream a small one is waste
+        self.look_at = 0.0  # when, at the latest, one who puts is to look whether gathered items can leave
         self.paused = False  # the node has no room for more of this
         self.ended: str | None = None  # why nothing can be put any more
 
     def pump(self, session: Session, now: float, urgent: bool = False, everything: bool = False) -> None:
         """Hand gathered items to the session while frames may leave; with `everything`, all of them."""
         under_way = self.under_way
+        self.look_at = now + LOOK
         while under_way and under_way[0] <= session.acknowledged:
             under_way.popleft()
         # `full` goes down before `items` is looked at: a thread that appends looks at `full` afterwards, so that one
