@@ -15,6 +15,7 @@ from typing import Any, Final, TypeAlias
 
 from fiberq.abc import Buffer
 from fiberq.errors import NodeError
+from fiberq.link import HEARTBEAT, LULL
 from fiberq.protocol.batch import Run
 from fiberq.protocol.broker import Broker
 from fiberq.protocol.client import Client, Request
@@ -31,7 +32,7 @@ CHANNEL: Final = 77
 LONGEST: Final = 200.0
 """Seconds of virtual time after which a schedule is taken for stuck."""
 LONGEST_WAIT: Final = 0.040
-"""Seconds that a reader may wait while another has items that it has not started, beside what the network takes."""
+"""Seconds that a reader may wait while there are items that nobody has started, beside what the network takes."""
 
 Message: TypeAlias = "tuple[Buffer, ...]"
 Steps: TypeAlias = "Generator[float | None, None, None]"
@@ -76,9 +77,18 @@ class Plan:
             writers=random.randint(1, 3),
             readers=random.randint(1, 4),
             threads=random.choice((1, 1, 1, 2, 3)),
-            items=random.choice((5, 30, 150)),
-            burst=random.choice((1, 3, 50)),
-            work=random.choice(((0.0,), (0.00001,), (0.0002, 0.001), (0.0, 0.0, 0.0, 0.03), (0.00001, 0.00001, 0.2))),
+            items=random.choice((5, 30, 150, 300)),
+            burst=random.choice((1, 3, 50, 300)),
+            work=random.choice(
+                (
+                    (0.0,),
+                    (0.00001,),
+                    (0.0002, 0.001),
+                    (0.0, 0.0, 0.0, 0.03),
+                    (0.00001, 0.00001, 0.2),
+                    (0.00001,) * 200 + (0.3,),
+                )
+            ),
             pace=random.choice(((0.0,), (0.0, 0.0005), (0.002,), (0.0, 0.1))),
             padding=random.choice((0, 0, 100, 3000)),
             large=random.choice((0.0, 0.0, 0.1, 0.5)),
@@ -262,6 +272,8 @@ class Process:
         self.threads: list[Thread] = []
         self.running = 0
         self.blocked_since: float | None = None
+        self.reached: int | None = None  # how far its reader was when last looked at
+        self.look_at = 0.0  # when the I/O thread looks at the clocks of the protocol
         self._paused_until = 0.0
         self._timer = float("inf")
         self._connection = Connection(world, self)
@@ -314,9 +326,10 @@ class Process:
         self.world.at(self.world.now + 1.0, lambda: self.awake(self._greet_again))
 
     def idle(self) -> None:
-        """What the I/O thread does from time to time."""
-        if not self.closed:
-            self.client.idle(self.world.now)
+        """What the I/O thread does: soon again if there is more to do, or after a caller has stopped waiting."""
+        if not self.closed and self.world.now >= self.look_at:
+            left = self.client.idle(self.world.now)
+            self.look_at = self.world.now + (LULL if left else HEARTBEAT)
             self.transmit()
 
     # -- messages --
@@ -332,6 +345,8 @@ class Process:
             self.closed = True  # its goodbye had arrived
         self.transmit()
         self.news()
+        if not any(reader.waiting for reader in self.client.readers.values()):
+            self.look_at = self.world.now  # nobody else drives
 
     def transmit(self) -> None:
         session, now = self.client.session, self.world.now
@@ -433,6 +448,7 @@ class Process:
             reader.ask(session, world.now)
             yield None if deadline is None else -max(deadline - world.now, 1e-9)
         if waited:
+            self.look_at = min(self.look_at, world.now + LULL)
             reader.waiting -= 1
             if got is None:
                 reader.cancel(session, world.now)
@@ -618,9 +634,11 @@ class World:
         self.at(when, lambda: process.pause(self.random.choice((0.01, 0.04, 0.4, 1.5))))
 
     def _probe(self) -> None:
-        """Look who waits while another has items that it has not started."""
+        """Look who waits although there are items: at the node, or not started by another."""
         for process in self.readers:
             process.awake(process.idle)
+        device = self.broker.device()
+        queued = device is not None and next(device.queued(), None) is not None
         sitting = set()
         for process in self.readers:
             reader = process.client.readers.get(CHANNEL)
@@ -629,12 +647,13 @@ class World:
         for process in self.readers:
             reader = process.client.readers.get(CHANNEL)
             waits = reader is not None and reader.waiting and not reader.ready and process.alive
-            if not waits or not sitting - {process}:
+            at, process.reached = process.reached, reader and reader._next
+            if not waits or not (queued or sitting - {process}):
                 process.blocked_since = None
-            elif process.blocked_since is None:
+                continue
+            if process.blocked_since is None or at != process.reached:
                 process.blocked_since = self.now
-            else:
-                self.waits.append(self.now - process.blocked_since)
+            self.waits.append(self.now - process.blocked_since)
         self.at(self.now + 0.005, self._probe)
 
     # -- the promises --
