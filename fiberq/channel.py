@@ -57,7 +57,7 @@ class Channel:
     def put(self, obj: object, sync: bool = False) -> None:
         item = dumps(obj, 5) if type(obj) in SIMPLE else encode(obj)
         writer = self._writer
-        if writer is not None and writer.full and type(item) is bytes and len(item) < SMALL:
+        if writer is not None and writer.full and not sync and type(item) is bytes and len(item) < SMALL:
             items = writer.items
             items.append(item)
             # Whoever opens the way lowers `full` before he looks at `items`, and we look in the other order.

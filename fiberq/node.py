@@ -62,17 +62,20 @@ def main(settings: dict[str, Any]) -> None:
         signal.signal(number, signal.SIG_IGN)
     logging.basicConfig(format="fiberq node: %(message)s")
     directory = private_directory()
-    signal.signal(signal.SIGTERM, lambda *_: _end(directory))
-    threading.Thread(target=_watch, args=(parent, directory), daemon=True).start()
-    transport = load_target(settings["target"])()
-    server = transport.server()
-    address = next(one for one in transport.bind_any(directory) if one.startswith("ipc:"))
-    address = server.bind(address)
-    broker = Broker(os.urandom(8).hex(), **settings["broker"])
-    with os.fdopen(1, "w") as ready:
-        ready.write(json.dumps({"address": address, "directory": directory}) + "\n")
-    os.open(os.devnull, os.O_WRONLY)  # standard output again, and not somebody's pipe
     try:
+        signal.signal(signal.SIGTERM, lambda *_: _end(directory))
+        threading.Thread(target=_watch, args=(parent, directory), daemon=True).start()
+        transport = load_target(settings["target"])()
+        server = transport.server()
+        address = next(one for one in transport.bind_any(directory) if one.startswith("ipc:"))
+        address = server.bind(address)
+        broker = Broker(os.urandom(8).hex(), **settings["broker"])
+        try:
+            with os.fdopen(1, "w") as ready:
+                ready.write(json.dumps({"address": address, "directory": directory}) + "\n")
+        except BrokenPipeError:
+            return  # nobody is left to read it
+        os.open(os.devnull, os.O_WRONLY)  # standard output again, and not somebody's pipe
         serve(server, broker, settings["spin_us"] / 1e6)
     finally:
         shutil.rmtree(directory, ignore_errors=True)

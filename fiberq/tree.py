@@ -23,7 +23,7 @@ from fiberq.errors import NodeError, PlatformError
 from fiberq.settings import config
 
 _BOOT = (
-    "import sys, json; settings = json.loads(sys.stdin.readline()); sys.path[:] = settings['path'];"
+    "import sys, json; settings = json.loads(sys.stdin.readline() or sys.exit()); sys.path[:] = settings['path'];"
     "from fiberq.node import main; main(settings)"
 )
 
@@ -46,7 +46,8 @@ class _Started(NamedTuple):
 def endpoint() -> Endpoint:
     """Return the node that new queues of this process are made on; start one if there is none.
 
-    Blocks until the node listens, at most `config.connect_timeout` seconds; raises `NodeError` if it does not.
+    Blocks until the node listens, at most `config.connect_timeout` seconds; raises `NodeError` if it does not, and
+    `TransportLoadError` if the transport cannot be loaded.
     """
     from fiberq.registry import resolve
 
@@ -72,6 +73,9 @@ def forget(gone: Endpoint) -> None:
 def _start(target: str) -> Endpoint:
     if not hasattr(select, "poll") or sys.platform == "win32":
         raise PlatformError(f"fiberq runs on Linux and macOS, not on {sys.platform}")
+    from fiberq.registry import load_target
+
+    load_target(target)  # what is wrong with it is said here, and not by the node
     settings = {
         "target": target,
         "parent": os.getpid(),
@@ -97,12 +101,9 @@ def _start(target: str) -> Endpoint:
         process.wait()
         raise
     if line is None:
-        process.kill()
-        process.wait()
-        raise NodeError(
-            f"the node for the transport {target} did not start within {config.connect_timeout:g} s "
-            f"(exit status {process.returncode}); what it said is on standard error"
-        )
+        status = _exit_status(process)
+        how = f"did not start within {config.connect_timeout:g} s" if status is None else f"ended with status {status}"
+        raise NodeError(f"the node for the transport {target} {how}; what it said is on standard error")
     ready = json.loads(line)
     address = str(ready["address"])
     _started[address] = _Started(process, ready["directory"])
@@ -132,6 +133,16 @@ def _handshake(process: subprocess.Popen[bytes], settings: bytes, timeout: float
                 return None
             line += some
         return line
+
+
+def _exit_status(process: subprocess.Popen[bytes]) -> int | None:
+    """End a node that did not answer; return with which status it had ended by itself."""
+    try:
+        return process.wait(0.5)  # it closes its side a moment before it ends
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        return None
 
 
 def _sweep(address: str) -> None:

@@ -99,6 +99,41 @@ sys.stdin.readline()
     until(lambda: [path.name for path in short_dir.iterdir()] == ["program0.py"], NOISE)
 
 
+@pytest.mark.parametrize(
+    ("code", "error", "text"),
+    [
+        ("raise ImportError('it needs a thing')", "TransportLoadError", "it needs a thing"),
+        ("class Sick: pass", "TransportLoadError", "Transport"),
+        (
+            "from fiberq_zmq import ZmqTransport\\nclass Sick(ZmqTransport):\\n def server(self, _=None): return 1 / 0",
+            "NodeError",
+            "ended with status 1",
+        ),
+    ],
+)
+def test_the_first_queue_says_what_is_wrong_with_its_transport(
+    program: type[Program], code: str, error: str, text: str
+) -> None:
+    running = program(f"""
+import os, sys
+from pathlib import Path
+site = Path(os.environ["TMPDIR"]) / "site"
+(site / "sick-1.dist-info").mkdir(parents=True)
+(site / "sick-1.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\\nName: sick\\nVersion: 1\\n")
+(site / "sick-1.dist-info" / "entry_points.txt").write_text("[fiberq.transports]\\nsick = sick:Sick\\n")
+(site / "sick.py").write_text("{code}")
+sys.path.append(str(site))
+from fiberq import SimpleQueue, config
+config.transport = "sick"
+try:
+    SimpleQueue()
+except Exception as error:
+    print(type(error).__name__, {text!r} in str(error), [one for one in os.listdir(site.parent) if "fiberq" in one])
+""")
+    assert running.read() == f"{error} True []"
+    running.wait()
+
+
 @every_method
 def test_what_a_child_puts_last_arrives_where_the_main_module_makes_queues(method: str, program: type[Program]) -> None:
     running = program(f"""

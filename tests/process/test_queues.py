@@ -21,6 +21,7 @@ from workers import (
     echo,
     hold,
     put_all,
+    put_and_die,
     put_at_odd_times,
     put_pickled,
     relay,
@@ -610,6 +611,14 @@ def test_close_lets_go_of_one_handle_only(kind: Kind) -> None:
     with pytest.raises(ClosedError):
         other.get()
     assert "closed" in repr(other)
+
+
+@every_method
+def test_put_with_sync_waits_for_what_was_put_before_it_too(crew: Crew) -> None:
+    q: SimpleQueue[Any] = SimpleQueue()
+    child = crew.start(put_and_die, q, 3000)
+    until(lambda: not child.is_alive())
+    assert [q.get(timeout=PATIENCE) for _ in range(3001)] == [*range(3000), "last"]
 
 
 @every_method

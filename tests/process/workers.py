@@ -21,6 +21,12 @@ def put_all(q: Any, items: Any) -> None:
         q.put(item)
 
 
+def put_and_die(q: Any, count: int) -> None:
+    put_all(q, range(count))
+    q.put("last", sync=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 def put_pickled(pickled: bytes, item: object) -> None:
     pickle.loads(pickled).put(item)
 
