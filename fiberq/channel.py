@@ -89,7 +89,7 @@ class Channel:
             else:
                 reader.current = number
                 if reader.owner != thread:  # another thread came between
-                    self._link.share(reader, thread, number)  # type: ignore[union-attr]
+                    self._link.keep(reader, thread, number)  # type: ignore[union-attr]
                 if len(ready) < reader.low:
                     self._link.ask_ahead(reader)  # type: ignore[union-attr]
                 return loads(item) if type(item) is bytes and item[0] == PICKLE else decode(item)

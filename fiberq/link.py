@@ -101,6 +101,7 @@ class Link:
         self._closed = False
         self._dropped: deque[tuple[int, str, Reader | None]] = deque()  # holds whose last handle was garbage collected
         self._handles: dict[tuple[int, str], int] = {}
+        self._opening: list[tuple[int, str]] = []  # what the node is being asked for: not to be released meanwhile
         self._kinds: dict[int, str] = {}
         self._flights: dict[str, Lifeline] = {}  # of children that were given handles, by token
         self._bells: dict[Reader, Wakeup] = {}  # readable while the reader has something
@@ -140,12 +141,17 @@ class Link:
             if self._handles.get(key) and token is None:
                 self._handles[key] += 1
                 return
-        answer = self.ask(op="open", holds=[[channel, sides]], token=token)
-        if "error" in answer:
-            raise HandleError(answer["error"])
-        with self._lock:
-            self._kinds[channel] = answer["kinds"][f"{channel:x}"]
-            self._handles[key] = self._handles.get(key, 0) + 1
+            self._opening.append(key)
+        try:
+            answer = self.ask(op="open", holds=[[channel, sides]], token=token)
+            if "error" in answer:
+                raise HandleError(answer["error"])
+            with self._lock:
+                self._kinds[channel] = answer["kinds"][f"{channel:x}"]
+                self._handles[key] = self._handles.get(key, 0) + 1
+        finally:
+            with self._lock:
+                self._opening.remove(key)
 
     def take_over(self, ancestor: Link, token: str) -> None:
         """Hold what the parent held when it forked this process: its handles were copied, used or not."""
@@ -385,7 +391,7 @@ class Link:
             reader.fresh_until = now + FRESH
             self._transmit(now)
 
-    def share(self, reader: Reader, thread: int, number: int) -> None:
+    def keep(self, reader: Reader, thread: int, number: int) -> None:
         """`thread` has got item `number`, while another thread came to get from the same reader."""
         with self._lock:
             reader.keep(thread, number)
@@ -697,7 +703,9 @@ class Link:
 
     def _release(self, channel: int, sides: str, now: float) -> bool:
         """Tell the node that the last handle on `sides` is gone; return whether it could be told."""
-        others = {side for number, kept in self._handles if number == channel and kept != sides for side in kept}
+        held = [kept for number, kept in self._handles if number == channel and kept != sides]
+        held += [kept for number, kept in self._opening if number == channel]
+        others = set("".join(held))
         gone = "".join(side for side in sides if side not in others)
         writer = self._client.writers.get(channel)
         if writer is not None and "w" in gone:

@@ -216,7 +216,7 @@ class Broker:
     def _channel_frame(self, member: Member, frame: Frame, body: memoryview) -> None:
         channel = self._channels.get(frame.channel)
         if channel is None:
-            if frame.kind in (frames.PUT, frames.READY):
+            if frame.kind in (frames.PUT, frames.READY, frames.RECALL):
                 self._tell_ended(member, frame.channel, "gone")
             return
         device = channel.device
@@ -452,8 +452,8 @@ class Broker:
     # -- memory --
 
     def _restrain(self, writer: Member, number: int, device: Device) -> None:
-        """Pause a writer while the node holds too much, and its queue more than its share: a full queue stops neither
-        the writers of others, nor so the readers that would empty it. In all that is at most twice the limit."""
+        """Pause a writer while the node holds too much, and the writer's queue more than its share: a queue that nobody
+        empties does not stop the others. So the node holds at most twice the limit."""
         if self.memory.bytes > self._max_bytes and self._share(device) > 1 and (writer, number) not in self._paused:
             self._paused[writer, number] = None
             self._send(writer, Frame(frames.PAUSE, number))

@@ -204,6 +204,7 @@ class Client:
         reader, writer = self.readers.get(frame.channel), self.writers.get(frame.channel)
         if reader is not None and code in ("eof", "gone"):
             reader.ended = code
+            reader.giving = False
             self.changed.append(reader)
         if writer is not None and code in ("unread", "gone"):
             writer.ended = code

@@ -632,6 +632,26 @@ def test_a_handle_lives_as_long_as_the_process_it_was_for_though_only_forked_chi
     crew.finish(child)
 
 
+def test_a_handle_that_is_attached_while_the_last_other_one_is_closed_holds_the_queue(
+    monkeypatch: pytest.MonkeyPatch, transport: str
+) -> None:
+    q: SimpleQueue[Any] = SimpleQueue()
+    q.put(transport)
+    link: Any = q._channel._link
+    ask = link.ask
+
+    def slow_ask(**question: Any) -> Any:
+        answer = ask(**question)
+        if question["op"] == "open":  # the node holds it for the new handle; here that is not noted yet
+            q.close()
+        return answer
+
+    monkeypatch.setattr(link, "ask", slow_ask)
+    reader = q.reader
+    assert q._channel.closed
+    assert reader.recv() == transport
+
+
 def test_what_a_closing_reader_had_not_got_goes_to_others(crew: Crew) -> None:
     q: SimpleQueue[Any] = SimpleQueue()
     back: SimpleQueue[Any] = SimpleQueue()

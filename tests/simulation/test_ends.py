@@ -445,3 +445,16 @@ def test_a_caller_waits_no_longer_because_another_was_woken_slowly() -> None:
     node.settle()
     node.put(node.creator, b"late")
     assert reader.take(1)
+
+
+def test_a_reader_that_gives_back_to_a_queue_that_is_gone_is_told_so() -> None:
+    node = Node("pull")
+    client = node.client("reader", "r")
+    node.put(node.creator, b"a", b"b")
+    assert node.get(client) == b"a"
+    del node.broker._channels[CHANNEL]
+    client.give_back(CHANNEL, node.now)
+    assert client.giving
+    node.settle()
+    assert not client.giving
+    assert client.readers[CHANNEL].ended == "gone"
