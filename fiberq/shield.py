@@ -37,9 +37,11 @@ class ShieldedLock:
         self._mask = mask
 
     def __exit__(self, *_: object) -> None:
-        self._lock.release()
-        if threading.get_ident() == self._main:
-            signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
+        try:
+            self._lock.release()
+        finally:  # also when a handler raises here, of a signal that came by another thread
+            if threading.get_ident() == self._main:
+                signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
 
 
 def block_signals() -> None:
