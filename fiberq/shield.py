@@ -1,19 +1,29 @@
 """A lock whose holder is not interrupted by a signal's handler.
 
 A handler that raises, as the one for Ctrl-C does, may do so between any two instructions of the main thread; in the
-middle of the protocol's bookkeeping that would leave it half done. So the main thread blocks the signals that commonly
-have such handlers while it holds the lock; they arrive when it lets go. Where the program has threads of its own, the
-system may deliver a signal through one of those, and the protection is not complete.
+middle of the protocol's bookkeeping that would leave it half done. So while the main thread holds the lock, the signals
+that commonly have such handlers are handled by one that only takes note; theirs run when the lock is let go. To block
+the signals instead would not do: the system then delivers them through any other thread that takes them (numpy's, say),
+and Python still runs the handler in the main thread, at once.
 """
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # `signal` itself spends most of its time on making enums
+import os
 import signal
 import threading
-from typing import Final
+from collections.abc import Callable
+from types import FrameType
+from typing import Any, Final
 
-SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
+SIGNALS: Final = (int(signal.SIGINT), int(signal.SIGTERM), int(signal.SIGALRM))
 """Few, because each costs time at each use of the lock."""
+
+Handler = Callable[[int, FrameType | None], Any]
+
+_get_handler: Final[Callable[[int], Any]] = _signal.getsignal
+_set_handler: Final[Callable[[int, Handler], Any]] = _signal.signal
 
 
 class ShieldedLock:
@@ -22,26 +32,63 @@ class ShieldedLock:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._main = threading.main_thread().ident
-        self._mask: set[int] = set()
+        self._pid = os.getpid()
+        self._shielded = False
+        self._handlers: dict[int, Handler] = {}  # that are replaced, by signal
+        self._late: list[tuple[int, FrameType | None]] = []  # signals that came meanwhile
+        self._note: Handler = self._take_note  # one object, to be known again
 
     def __enter__(self) -> None:
         if threading.get_ident() != self._main:
             self._lock.acquire()
             return
         try:
-            mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+            for number in SIGNALS:
+                handler = _get_handler(number)
+                if callable(handler) and handler is not self._note:
+                    self._handlers[number] = handler
+                    _set_handler(number, self._note)
+            self._shielded = True
             self._lock.acquire()
-        except BaseException:  # the handler of a signal that came just before
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+        except BaseException:  # of a handler that was not replaced yet
+            self._restore()
             raise
-        self._mask = mask
 
     def __exit__(self, *_: object) -> None:
+        self._lock.release()
+        if threading.get_ident() == self._main:
+            self._restore()
+
+    def _take_note(self, number: int, frame: FrameType | None) -> None:
+        if self._shielded and os.getpid() == self._pid:
+            self._late.append((number, frame))
+        else:  # another handler raised before this one was put back, or another thread forked meanwhile
+            _set_handler(number, self._handlers[number])
+            self._handlers[number](number, frame)
+
+    def _restore(self) -> None:
+        """Put the handlers back, and run those whose signal came."""
         try:
-            self._lock.release()
-        finally:  # also when a handler raises here, of a signal that came by another thread
-            if threading.get_ident() == self._main:
-                signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
+            self._put_back()
+        except BaseException:  # of one that is back already; a second one would leave `_take_note` to put itself back
+            self._put_back()
+            raise
+        finally:
+            self._run_late()
+
+    def _put_back(self) -> None:
+        self._shielded = False
+        for number in SIGNALS:
+            if _get_handler(number) is self._note:
+                _set_handler(number, self._handlers[number])
+
+    def _run_late(self) -> None:
+        if self._late:
+            number, frame = self._late.pop(0)
+            try:
+                self._handlers[number](number, frame)
+            finally:
+                self._run_late()
 
 
 def block_signals() -> None:

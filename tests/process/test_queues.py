@@ -809,6 +809,42 @@ def test_control_c_interrupts_a_get_while_another_thread_drives(kind: Kind) -> N
     assert not thread.is_alive()
 
 
+def test_control_c_at_any_moment_breaks_nothing_though_another_thread_takes_the_signal(kind: Kind) -> None:
+    q = kind()
+    go = threading.Event()
+
+    def press() -> None:
+        for number in range(50):
+            if not go.wait(PATIENCE):
+                return
+            go.clear()
+            deadline = time.monotonic() + number / 20_000  # another moment each time
+            while time.monotonic() < deadline:
+                pass
+            os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=press)
+    thread.start()
+    for _ in range(50):
+        with pytest.raises(KeyboardInterrupt):
+            _use_forever(q, go)
+    thread.join(PATIENCE)
+    while not q.empty():
+        q.get()
+    q.put("still here")
+    assert q.get(timeout=PATIENCE) == "still here"
+
+
+def _use_forever(q: Any, started: threading.Event) -> None:
+    started.set()
+    while True:
+        q.put("item")
+        try:
+            q.get(timeout=0.1)
+        except queue.Empty:
+            pass  # its put was interrupted
+
+
 def _interrupted(wait: Callable[[], object]) -> None:
     """Call `wait`; a little later press Ctrl-C, which must end it soon."""
     pressed = 0.0
