@@ -58,8 +58,6 @@ class Capabilities(NamedTuple):
     """The address schemes that `bind` and `connect` take, such as ``("ipc", "tcp")``."""
     authenticates: bool = False
     """With `Credentials`, only a peer that has them can exchange messages, and the traffic is encrypted."""
-    loss_in_order: bool = False
-    """`PeerLost` never overtakes a message that the lost peer had sent."""
     forks: bool = True
     """A process that used this transport can fork, and the child can make a new `Transport` and use it."""
 
@@ -72,7 +70,7 @@ class Message(NamedTuple):
 
 
 class PeerLost(NamedTuple):
-    """The connection that was `peer` is gone. Whatever still comes from it is to be ignored."""
+    """The connection that was `peer` is gone, and all that arrived from it was received before."""
 
     peer: Hashable
 

@@ -84,8 +84,7 @@ def test_the_messages_of_a_killed_client_come_in_order_before_its_loss(lab: Lab)
     numbers = [int(plain(message.parts)[0]) for message in hub.inbox]
     assert numbers == list(range(len(numbers)))
     assert hub.lost == [peer]
-    if lab.capabilities.loss_in_order:
-        assert not hub.late, "a message came after its peer's loss"
+    assert not hub.late, "a message came after its peer's loss"
 
 
 def _heard(hub: Hub, link: Link) -> int:
@@ -94,8 +93,6 @@ def _heard(hub: Hub, link: Link) -> int:
 
 @rule("LOSS-4")
 def test_a_loss_does_not_overtake_the_messages_before_it(lab: Lab) -> None:
-    if not lab.capabilities.loss_in_order:
-        pytest.skip("declares that a loss may overtake messages")
     hub = lab.hub()
     for _ in range(10):
         link = lab.join(hub)

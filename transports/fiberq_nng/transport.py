@@ -19,7 +19,7 @@ class NngTransport(Transport):
     """NNG over UNIX sockets and TCP. With credentials, TCP is encrypted and authenticated; UNIX sockets are refused."""
 
     capabilities: ClassVar[Capabilities] = Capabilities(
-        schemes=("ipc", "tcp"), authenticates=True, loss_in_order=True, forks=hasattr(os, "memfd_create")
+        schemes=("ipc", "tcp"), authenticates=True, forks=hasattr(os, "memfd_create")
     )
 
     def __init__(self) -> None:

@@ -24,7 +24,7 @@ __all__ = ["ZmqTransport"]
 class ZmqTransport(Transport):
     """See `fiberq.abc.Transport`. Its clients share one libzmq context; each server has its own."""
 
-    capabilities = Capabilities(schemes=("ipc", "tcp"), authenticates=True, loss_in_order=True)
+    capabilities = Capabilities(schemes=("ipc", "tcp"), authenticates=True)
 
     def __init__(self) -> None:
         self._context = _context()
