@@ -1,40 +1,120 @@
-"""The numbered rules: read from RULES.md, tied to tests with `rule`. What a rule means, RULES.md says."""
+"""The numbered rules: read from RULES.md, tied to tests with `rule`. What a rule means, RULES.md says.
+
+``python -m fiberq_contract.rules`` writes the tests of each rule into RULES.md.
+"""
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 import re
 from importlib.resources import files
 from typing import NamedTuple
 
 import pytest
 
-__all__ = ["RULES", "Rule", "rule"]
+from fiberq.abc import Capabilities
 
-_ROW = re.compile(r"^\| (?P<id>[A-Z]+-\d+) \| (?P<level>[^|]+?) \| (?P<sentence>.+?) \|$", re.MULTILINE)
+__all__ = ["AREAS", "RULES", "Rule", "rule", "tests_by_rule"]
+
+_AREA = re.compile(r"^## (?P<title>.+)$", re.MULTILINE)
+_RULE = re.compile(
+    r"^### (?P<id>[A-Z]+-\d+), (?P<level>.+)\n\n(?P<sentence>.+)\n\nHint: (?P<hint>.+)\n\nTests:(?P<tests>.*)$",
+    re.MULTILINE,
+)
 
 
 class Rule(NamedTuple):
-    """One row of RULES.md."""
+    """One rule of RULES.md."""
 
     id: str
     level: str
+    """``required``, ``if NAME`` or ``if not NAME`` of a capability or an address scheme, or ``untestable, because ...``"""
     sentence: str
+    hint: str
+    tests: tuple[str, ...]
+
+    @property
+    def testable(self) -> bool:
+        return not self.level.startswith("untestable")
+
+    def applies(self, capabilities: Capabilities) -> bool:
+        """Whether a transport with these capabilities has to keep the rule."""
+        if not self.level.startswith("if "):
+            return True
+        return self._has(capabilities) is not self.level.startswith("if not ")
+
+    def because(self, capabilities: Capabilities) -> str:
+        """What the transport declares that decides whether the rule applies; empty for a rule that always does."""
+        if not self.level.startswith("if "):
+            return ""
+        name = self.level.split()[-1]
+        if name in Capabilities._fields:
+            return f"{name}={self._has(capabilities)}"
+        return f"schemes {'have' if self._has(capabilities) else 'do not have'} {name}"
+
+    def _has(self, capabilities: Capabilities) -> bool:
+        name = self.level.split()[-1]
+        return getattr(capabilities, name) is True if name in Capabilities._fields else name in capabilities.schemes
 
 
 def _load() -> dict[str, Rule]:
-    rows = [
-        Rule(**row.groupdict()) for row in _ROW.finditer(files(__package__).joinpath("RULES.md").read_text("utf-8"))
+    text = files(__package__).joinpath("RULES.md").read_text("utf-8")
+    found = [
+        {**match.groupdict(), "tests": tuple(re.findall("`(.+?)`", match["tests"]))} for match in _RULE.finditer(text)
     ]
-    rules = {row.id: row for row in rows}
-    if len(rules) != len(rows):
-        raise ValueError("RULES.md has an id twice")
+    rules = {each["id"]: Rule(**each) for each in found}
+    if len(rules) != len(found) or len(found) != text.count("\n### "):
+        raise ValueError("RULES.md has an id twice, or a rule that cannot be read")
     return rules
+
+
+def _load_areas() -> dict[str, str]:
+    text = files(__package__).joinpath("RULES.md").read_text("utf-8")
+    parts = _AREA.split(text)[1:]
+    return {match[1].partition("-")[0]: title for title, body in zip(parts[::2], parts[1::2], strict=True)
+            if (match := re.search(r"^### ([A-Z]+-\d+)", body, re.MULTILINE))}  # fmt: skip
 
 
 RULES = _load()
 """Every rule by its id, in the order of RULES.md."""
 
+AREAS = _load_areas()
+"""The title of each area by the letters that its ids begin with."""
+
 
 def rule(*ids: str) -> pytest.MarkDecorator:
     """Mark a test as the proof of these rules. Raises `KeyError` for an id that RULES.md does not list."""
     return pytest.mark.rule(*(RULES[each].id for each in ids))
+
+
+def tests_by_rule() -> dict[str, tuple[str, ...]]:
+    """The tests of each rule, ``module.function``, as they are marked: what RULES.md has to list."""
+    found: dict[str, list[str]] = {each: [] for each in RULES}
+    package = importlib.import_module(__package__ or "")
+    for module in sorted(each.name for each in pkgutil.iter_modules(package.__path__)):
+        if module.startswith("test_"):
+            for name, value in vars(importlib.import_module(f"{__package__}.{module}")).items():
+                for mark in getattr(value, "pytestmark", ()):
+                    if mark.name == "rule" and name.startswith("test_"):
+                        for each in mark.args:
+                            found[each].append(f"{module}.{name}")
+    return {each: tuple(tests) for each, tests in found.items()}
+
+
+def _write_tests() -> None:
+    tests = tests_by_rule()
+    path = files(__package__).joinpath("RULES.md")
+    text = _RULE.sub(
+        lambda match: (
+            match[0][: match.start("tests") - match.start()]
+            + "".join(f"{',' * bool(index)} `{each}`" for index, each in enumerate(tests[match["id"]]))
+        ),
+        path.read_text("utf-8"),
+    )
+    with open(str(path), "w", encoding="utf-8") as file:
+        file.write(text)
+
+
+if __name__ == "__main__":
+    _write_tests()
