@@ -7,7 +7,7 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from types import FrameType
 
 import pytest
@@ -18,13 +18,14 @@ from fiberq.errors import TransportError
 
 from . import plugin
 from .lab import Lab, Wire
-from .rules import RULES
+from .recorder import Recorder
 
 SECRET = Credentials(b"a secret that no message may show")
 
 HANG = 60
 """Seconds that a test may take before it is taken for hanging."""
 
+_RECORDER = pytest.StashKey[Recorder]()
 _HERE = os.path.dirname(os.path.abspath(__file__))
 
 
@@ -37,6 +38,9 @@ def pytest_addoption(pluginmanager: pytest.PytestPluginManager) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "rule(*ids): the rules of RULES.md that the test proves")
     config.addinivalue_line("markers", "one_wire: proved on the first scheme only")
+    config.addinivalue_line("markers", "scheme(name): proved on this scheme only")
+    config.addinivalue_line("markers", "slow: left out of a quick run; its rules have other tests")
+    config.stash[_RECORDER] = Recorder(config)
     config.addinivalue_line("markers", "credentials: proved on each scheme with credentials, and nowhere else")
 
 
@@ -51,47 +55,63 @@ def transport_class(config: pytest.Config) -> type[Transport]:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "wire" in metafunc.fixturenames:
         capabilities = transport_class(metafunc.config).capabilities
-        plain = [Wire(scheme) for scheme in capabilities.schemes]
-        secured = [Wire(scheme, SECRET) for scheme in capabilities.schemes if capabilities.authenticates]
-        if metafunc.definition.get_closest_marker("one_wire"):
+        marker = metafunc.definition.get_closest_marker
+        only = marker("scheme")
+        schemes = [each for each in capabilities.schemes if only is None or each in only.args]
+        plain = [Wire(scheme) for scheme in schemes]
+        secured = [Wire(scheme, SECRET) for scheme in schemes if capabilities.authenticates]
+        # Credentials change how a transport moves bytes, as a rule alike on all schemes: tcp stands for the others.
+        usual = [wire for wire in secured if wire.scheme == "tcp"] or secured[-1:]
+        quick = metafunc.config.getoption("--fiberq-quick")
+        if marker("credentials"):
+            wires = usual if quick else secured
+        elif quick or marker("one_wire"):
             wires = plain[:1]
-        elif metafunc.definition.get_closest_marker("credentials"):
-            wires = secured
         else:
-            # Credentials change how a transport moves bytes, as a rule alike on all schemes: tcp stands for the others.
-            wires = plain + ([wire for wire in secured if wire.scheme == "tcp"] or secured[-1:])
+            wires = plain + usual
         metafunc.parametrize("wire", wires, ids=str)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if str(item.path).startswith(_HERE):
-            # Whatever the project that runs the suite has set: a transport that leaks or crashes a thread is wrong.
-            item.add_marker(pytest.mark.filterwarnings("error"), append=False)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    ours = [item for item in items if str(item.path).startswith(_HERE)]
+    for item in ours:
+        # Whatever the project that runs the suite has set: a transport that leaks or crashes a thread is wrong.
+        item.add_marker(pytest.mark.filterwarnings("error"), append=False)
+    recorder = config.stash[_RECORDER]
+    unwanted = [item for item in ours if not recorder.wants(item)]
+    if unwanted:
+        config.hook.pytest_deselected(items=unwanted)
+        items[:] = [item for item in items if item not in unwanted]
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    session.config.stash[_RECORDER].plan(session.items)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    session.config.stash[_RECORDER].end()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    for marker in item.iter_markers("rule"):
-        item.user_properties.extend(("rule", each) for each in marker.args)
+    item.config.stash[_RECORDER].start(item)
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    item.config.stash[_RECORDER].phase(item, call, report)
+    return report
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Say, rule by rule, what the transport gets wrong."""
-    outcomes: dict[str, set[str]] = {}
-    for outcome in ("passed", "failed", "error", "skipped"):
-        for report in terminalreporter.getreports(outcome):
-            for key, value in getattr(report, "user_properties", ()):
-                if key == "rule":
-                    outcomes.setdefault(str(value), set()).add(outcome)
-    broken = [each for each in RULES.values() if outcomes.get(each.id, set()) & {"failed", "error"}]
-    held = [each for each in RULES.values() if each not in broken and "passed" in outcomes.get(each.id, set())]
-    if not outcomes:
-        return
-    terminalreporter.section("fiberq contract")
-    for each in broken:
-        terminalreporter.line(f"BROKEN {each.id} ({each.level}): {each.sentence}", red=True)
-    untested = len(RULES) - len(broken) - len(held)
-    terminalreporter.line(f"{len(held)} rules hold, {len(broken)} are broken, {untested} were not tested.")
+    report = config.stash[_RECORDER].report
+    if report is not None and report.having("holds") + report.having("broken"):
+        terminalreporter.section("fiberq contract")
+        for line, style in report.summary():
+            terminalreporter.line(line, red="red" in style)
 
 
 @pytest.fixture(autouse=True)

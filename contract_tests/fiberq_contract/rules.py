@@ -15,7 +15,7 @@ import pytest
 
 from fiberq.abc import Capabilities
 
-__all__ = ["AREAS", "RULES", "Rule", "rule", "tests_by_rule"]
+__all__ = ["AREAS", "RULES", "Rule", "proofs", "rule"]
 
 _AREA = re.compile(r"^## (?P<title>.+)$", re.MULTILINE)
 _RULE = re.compile(
@@ -29,7 +29,7 @@ class Rule(NamedTuple):
 
     id: str
     level: str
-    """``required``, ``if NAME`` or ``if not NAME`` of a capability or an address scheme, or ``untestable, because ...``"""
+    """``required``; ``if NAME`` or ``if not NAME``, a capability or an address scheme; ``untestable, because ...``"""
     sentence: str
     hint: str
     tests: tuple[str, ...]
@@ -58,29 +58,22 @@ class Rule(NamedTuple):
         return getattr(capabilities, name) is True if name in Capabilities._fields else name in capabilities.schemes
 
 
-def _load() -> dict[str, Rule]:
+def _load() -> tuple[dict[str, Rule], dict[str, str]]:
     text = files(__package__).joinpath("RULES.md").read_text("utf-8")
-    found = [
-        {**match.groupdict(), "tests": tuple(re.findall("`(.+?)`", match["tests"]))} for match in _RULE.finditer(text)
-    ]
-    rules = {each["id"]: Rule(**each) for each in found}
-    if len(rules) != len(found) or len(found) != text.count("\n### "):
+    rules: dict[str, Rule] = {}
+    areas: dict[str, str] = {}
+    for title, body in zip(*[iter(_AREA.split(text)[1:])] * 2, strict=True):
+        for match in _RULE.finditer(body):
+            tests = tuple(re.findall("`(.+?)`", match["tests"]))
+            rules[match["id"]] = Rule(match["id"], match["level"], match["sentence"], match["hint"], tests)
+            areas[match["id"].partition("-")[0]] = title
+    if len(rules) != text.count("\n### "):
         raise ValueError("RULES.md has an id twice, or a rule that cannot be read")
-    return rules
+    return rules, areas
 
 
-def _load_areas() -> dict[str, str]:
-    text = files(__package__).joinpath("RULES.md").read_text("utf-8")
-    parts = _AREA.split(text)[1:]
-    return {match[1].partition("-")[0]: title for title, body in zip(parts[::2], parts[1::2], strict=True)
-            if (match := re.search(r"^### ([A-Z]+-\d+)", body, re.MULTILINE))}  # fmt: skip
-
-
-RULES = _load()
-"""Every rule by its id, in the order of RULES.md."""
-
-AREAS = _load_areas()
-"""The title of each area by the letters that its ids begin with."""
+RULES, AREAS = _load()
+"""Every rule by its id, in the order of RULES.md; and the title of each area by the letters that its ids begin with."""
 
 
 def rule(*ids: str) -> pytest.MarkDecorator:
@@ -88,7 +81,7 @@ def rule(*ids: str) -> pytest.MarkDecorator:
     return pytest.mark.rule(*(RULES[each].id for each in ids))
 
 
-def tests_by_rule() -> dict[str, tuple[str, ...]]:
+def proofs() -> dict[str, tuple[str, ...]]:
     """The tests of each rule, ``module.function``, as they are marked: what RULES.md has to list."""
     found: dict[str, list[str]] = {each: [] for each in RULES}
     package = importlib.import_module(__package__ or "")
@@ -103,7 +96,7 @@ def tests_by_rule() -> dict[str, tuple[str, ...]]:
 
 
 def _write_tests() -> None:
-    tests = tests_by_rule()
+    tests = proofs()
     path = files(__package__).joinpath("RULES.md")
     text = _RULE.sub(
         lambda match: (

@@ -13,11 +13,6 @@ from .lab import Hub, Lab, plain
 from .rules import rule
 
 
-def only(lab: Lab, scheme: str) -> None:
-    if lab.wire.scheme != scheme:
-        pytest.skip(f"about {scheme} addresses")
-
-
 @rule("ADDR-1")
 def test_bind_returns_an_address_to_which_a_client_can_connect(lab: Lab) -> None:
     hub = lab.hub()
@@ -36,8 +31,8 @@ def test_a_concrete_address_comes_back_unchanged(lab: Lab) -> None:
 
 
 @rule("ADDR-2")
+@pytest.mark.scheme("tcp")
 def test_tcp_port_0_comes_back_with_the_port_that_was_chosen(lab: Lab) -> None:
-    only(lab, "tcp")
     server = lab.server()
     ports = []
     for _ in range(2):
@@ -96,8 +91,8 @@ def test_a_server_that_was_refused_an_address_can_bind_another(lab: Lab) -> None
 
 
 @rule("ADDR-4")
+@pytest.mark.scheme("ipc")
 def test_an_ipc_path_whose_directory_is_missing_is_refused(lab: Lab) -> None:
-    only(lab, "ipc")
     with pytest.raises(TransportError):
         lab.server().bind(f"ipc://{lab.path('missing')}/socket")
 
@@ -132,8 +127,8 @@ def test_an_address_that_cannot_be_parsed_is_refused(lab: Lab, address: str) -> 
 
 
 @rule("ADDR-6")
+@pytest.mark.scheme("ipc")
 def test_an_ipc_path_that_is_too_long_is_refused(lab: Lab) -> None:
-    only(lab, "ipc")
     address = f"ipc://{lab.path('x' * 150)}"
     with lab.raises_ours(AddressError, TransportError):
         lab.server().bind(address)
@@ -154,8 +149,8 @@ def test_bind_any_gives_each_server_an_address_of_its_own(lab: Lab) -> None:
 
 
 @rule("ADDR-8")
+@pytest.mark.scheme("ipc")
 def test_an_ipc_path_whose_server_was_killed_can_be_bound_again(lab: Lab) -> None:
-    only(lab, "ipc")
     child = lab.child("serve")
     address = child.expect("address")
     child.kill()

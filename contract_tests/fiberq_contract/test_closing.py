@@ -136,9 +136,8 @@ def test_a_server_closes_at_once_with_much_unsent(lab: Lab) -> None:
 
 
 @rule("CLOSE-5")
+@pytest.mark.scheme("ipc")
 def test_a_server_that_closes_removes_its_ipc_file(lab: Lab) -> None:
-    if lab.wire.scheme != "ipc":
-        pytest.skip("about ipc addresses")
     hub = lab.hub()
     hub.socket.bind(lab.free_address())
     lab.join(hub)

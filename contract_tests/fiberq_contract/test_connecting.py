@@ -33,9 +33,8 @@ def test_connecting_where_nobody_listens_fails_at_once(lab: Lab, timeout: float 
 
 
 @rule("CONN-1")
+@pytest.mark.scheme("ipc")
 def test_connecting_to_a_missing_ipc_path_fails_at_once(lab: Lab) -> None:
-    if lab.wire.scheme != "ipc":
-        pytest.skip("about ipc addresses")
 
     def measure() -> float:
         started = time.monotonic()

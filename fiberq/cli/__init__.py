@@ -15,6 +15,7 @@ from ..errors import FiberqError
 __all__ = ["COMMANDS", "main"]
 
 COMMANDS = {
+    "contract": ("fiberq.cli.contract", "test a transport against the contract, rule by rule"),
     "demo": ("fiberq.cli.demo", "run a real job on worker processes, and check its result"),
     "transports": ("fiberq.cli.transports", "list the installed transports, and why one can't be used"),
 }

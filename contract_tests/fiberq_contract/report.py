@@ -1,0 +1,221 @@
+"""What a run of the suite found out, rule by rule, and how that is told: as text, JSON, JUnit's XML, side by side."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import version
+from typing import Any, Final, Literal, NamedTuple, TypeAlias
+from xml.etree import ElementTree
+
+from fiberq.abc import Capabilities
+
+from .rules import RULES, Rule
+
+__all__ = ["Report", "Result", "compare", "dump_json", "dump_junit"]
+
+Status: TypeAlias = Literal["holds", "broken", "not tested", "does not apply", "untestable"]
+
+STATUSES: Final[Sequence[Status]] = ("holds", "broken", "not tested", "does not apply", "untestable")
+
+GOOD: Final = ("holds", "does not apply", "untestable")
+"""What a transport may be, and still be right."""
+
+STYLES: Final = {"holds": "green", "broken": "bold red", "not tested": "yellow"}
+
+
+class Result(NamedTuple):
+    """How one test ended."""
+
+    test: str
+    """Such as ``test_routing.test_a_peer_keeps_its_name[ipc]``."""
+    outcome: Literal["passed", "failed", "skipped"]
+    seconds: float
+    seen: str
+    """What went wrong, or why the test was skipped; the first line says most."""
+
+
+class Report:
+    """Collects the results of one transport's run."""
+
+    def __init__(self, transport: str, target: str, capabilities: Capabilities, chosen: Iterable[str], quick: bool):
+        self.transport = transport
+        self.target = target
+        self.capabilities = capabilities
+        self.rules = [RULES[each] for each in chosen]
+        self.quick = quick
+        self.seconds = 0.0
+        self._results: dict[str, Result] = {}
+        self._tests: dict[str, list[str]] = {}
+        self._finished: set[str] = set()
+
+    def plan(self, tests: Mapping[str, Sequence[str]]) -> None:
+        """Take note of the tests that will run, and of the rules that each one proves."""
+        for test, rules in tests.items():
+            for each in rules:
+                self._tests.setdefault(each, []).append(test)
+
+    def add(self, result: Result) -> list[Rule]:
+        """Take in how a test ended, and return the rules that are decided by that."""
+        self._results[result.test] = result
+        proved = [each for each in self.rules if result.test in self._tests.get(each.id, ()) and self._runs(each)]
+        decided = [each for each in proved if all(test in self._results for test in self._tests[each.id])]
+        self._finished.update(each.id for each in decided)
+        return decided
+
+    def _runs(self, rule: Rule) -> bool:
+        return rule.testable and rule.applies(self.capabilities)
+
+    def results(self, rule: Rule) -> list[Result]:
+        """What the tests of the rule gave so far."""
+        return [self._results[each] for each in self._tests.get(rule.id, ()) if each in self._results]
+
+    def status(self, rule: Rule) -> Status:
+        if not rule.testable:
+            return "untestable"
+        if not rule.applies(self.capabilities):
+            return "does not apply"
+        outcomes = {each.outcome for each in self.results(rule)}
+        if "failed" in outcomes:
+            return "broken"
+        return "holds" if "passed" in outcomes else "not tested"
+
+    @property
+    def right(self) -> bool:
+        """Whether every rule that the transport must keep holds."""
+        return all(self.status(each) in GOOD for each in self.rules)
+
+    def having(self, status: Status) -> list[Rule]:
+        return [each for each in self.rules if self.status(each) == status]
+
+    # -- text --
+
+    def heading(self) -> str:
+        declared = [f"{name}={value}" for name, value in self.capabilities._asdict().items() if name != "schemes"]
+        kind = "the contract, quickly" if self.quick else "the contract"
+        return (
+            f"{kind}: {self.transport} ({self.target}) on {', '.join(self.capabilities.schemes)}; {', '.join(declared)}"
+        )
+
+    def line(self, rule: Rule, number: int) -> str:
+        """One line for a rule that is decided, as the `number`-th."""
+        results = self.results(rule)
+        count = f"{len(results)} test{'s' * (len(results) != 1)}"
+        seconds = sum(each.seconds for each in results)
+        total = sum(map(self._runs, self.rules))
+        progress = f"[{number:{len(str(total))}}/{total}]"
+        return f"{progress} {rule.id:9} {self.status(rule):10} {count:>9} {seconds:5.1f} s  {rule.sentence}"
+
+    def summary(self) -> list[tuple[str, str]]:
+        """The lines that a person can act on, each with a style of rich's."""
+        lines: list[tuple[str, str]] = []
+        for each in self.having("broken"):
+            lines += [("", ""), (f"BROKEN {each.id}: {each.sentence}", STYLES["broken"])]
+            failed = [result for result in self.results(each) if result.outcome == "failed"]
+            for result in failed[:3]:
+                first, *more = result.seen.splitlines() or [""]
+                lines += [(f"  {result.test}", ""), (f"    {first}", "")]
+                lines += [(f"    {line}", "dim") for line in more[:20]]
+            if len(failed) > 3:
+                lines.append((f"  and {len(failed) - 3} more of its tests", ""))
+            lines.append((f"  Hint: {each.hint}", "cyan"))
+            lines.append((f"  Again: fiberq contract {self.transport} --rule {each.id}", "dim"))
+        for each in self.having("not tested"):
+            reasons = sorted({result.seen for result in self.results(each) if result.outcome == "skipped"})
+            lines.append((f"NOT TESTED {each.id}: {'; '.join(reasons) or 'no test of it ran'}", STYLES["not tested"]))
+        lines += [("", ""), *((line, "") for line in self._switched()), (self._counts(), "bold")]
+        return lines
+
+    def _switched(self) -> list[str]:
+        """Which capability switched what."""
+        switched: dict[str, dict[bool, list[str]]] = {}
+        for each in self.rules:
+            if because := each.because(self.capabilities):
+                switched.setdefault(because, {}).setdefault(each.applies(self.capabilities), []).append(each.id)
+        lines = []
+        for because, by_applies in switched.items():
+            parts = [f"{', '.join(by_applies[True])} tested"] if True in by_applies else []
+            parts += [f"{', '.join(by_applies[False])} not"] if False in by_applies else []
+            lines.append(f"{because}: {'; '.join(parts)}")
+        return lines
+
+    def _counts(self) -> str:
+        found = [(len(self.having(status)), status) for status in STATUSES]
+        words = [f"{count} {status}" for count, status in found if count]
+        verdict = "keeps" if self.right else "breaks"
+        scope = "the contract" if len(self.rules) == len(RULES) else "the chosen rules"
+        if self.right and self.quick:
+            scope += ", as far as a quick run can tell"
+        return f"{self.transport} {verdict} {scope}: {', '.join(words)} ({self.seconds:.0f} s)"
+
+    # -- data --
+
+    def data(self) -> dict[str, Any]:
+        return {
+            "transport": self.transport,
+            "target": self.target,
+            "capabilities": self.capabilities._asdict(),
+            "fiberq": version("fiberq"),
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+            "quick": self.quick,
+            "seconds": round(self.seconds, 3),
+            "right": self.right,
+            "rules": [
+                {
+                    "id": each.id,
+                    "level": each.level,
+                    "sentence": each.sentence,
+                    "hint": each.hint,
+                    "status": self.status(each),
+                    "because": each.because(self.capabilities),
+                    "tests": [result._asdict() for result in self.results(each)],
+                }
+                for each in self.rules
+            ],
+        }
+
+
+def dump_json(reports: Sequence[Report]) -> str:
+    """One object, or a list of them when there are several transports."""
+    data = [each.data() for each in reports]
+    return json.dumps(data[0] if len(data) == 1 else data, indent=2)
+
+
+def dump_junit(reports: Sequence[Report]) -> str:
+    """A test suite for each transport, a test case for each rule."""
+    root = ElementTree.Element("testsuites")
+    for report in reports:
+        bad = {"failures": report.having("broken"), "errors": report.having("not tested")}
+        skipped = [each for each in report.rules if report.status(each) in ("does not apply", "untestable")]
+        counts = {"tests": report.rules, "skipped": skipped, **bad}
+        suite = ElementTree.SubElement(root, "testsuite", name=f"fiberq contract {report.transport}")
+        suite.attrib |= {name: str(len(rules)) for name, rules in counts.items()}
+        suite.set("time", f"{report.seconds:.3f}")
+        for each in report.rules:
+            results, status = report.results(each), report.status(each)
+            seconds = sum(result.seconds for result in results)
+            case = ElementTree.SubElement(
+                suite, "testcase", classname=report.transport, name=each.id, time=f"{seconds:.3f}"
+            )
+            if status in ("does not apply", "untestable"):
+                why = each.because(report.capabilities) or each.level
+                ElementTree.SubElement(case, "skipped", message=f"{status}: {why}")
+            elif status != "holds":
+                kind = "failure" if status == "broken" else "error"
+                problem = ElementTree.SubElement(case, kind, message=f"{status}: {each.sentence}")
+                told = [f"{result.test}: {result.seen}" for result in results if result.outcome != "passed"]
+                problem.text = _printable("\n\n".join([*told, f"Hint: {each.hint}"]))
+    ElementTree.indent(root)
+    return ElementTree.tostring(root, encoding="unicode", xml_declaration=True)
+
+
+def _printable(text: str) -> str:
+    """Without what XML cannot hold."""
+    return "".join(each if each.isprintable() or each in "\n\t" else f"\\x{ord(each):02x}" for each in text)
+
+
+def compare(reports: Sequence[Report]) -> list[tuple[Rule, list[Status]]]:
+    """Each rule, with what it is on each transport."""
+    return [(each, [report.status(each) for report in reports]) for each in reports[0].rules]

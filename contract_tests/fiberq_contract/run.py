@@ -1,0 +1,141 @@
+"""Runs the suite against one transport, in a process of its own: a transport that crashes or hangs breaks a rule, and
+the rest is tested all the same."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from fiberq import registry
+from fiberq.errors import FiberqError
+
+from .processes import environment
+from .report import Report, Result
+from .rules import Rule
+
+__all__ = ["run"]
+
+SILENCE: Final = 100.0
+"""Seconds without any news after which the process of the tests is killed; its own watchdog comes first."""
+
+MAX_DEATHS: Final = 10
+"""So many times the tests go on in a new process; then the rest stays untested."""
+
+
+def run(
+    name: str,
+    *,
+    rules: Iterable[str],
+    quick: bool = False,
+    on_start: Callable[[str], None] = lambda _: None,
+    on_decided: Callable[[Report, Rule], None] = lambda _report, _rule: None,
+) -> Report:
+    """Test the installed transport `name`; blocks until all is done.
+
+    `rules` are ids of RULES.md. `on_start` is called with the name of each test, `on_decided` with each rule whose
+    tests are done. Raises `fiberq.errors.UnknownTransport` and `fiberq.errors.TransportLoadError`.
+    """
+    target, capabilities = registry.resolve(name), registry.load(name).capabilities
+    report = Report(name, target, capabilities, rules, quick)
+    started = time.monotonic()
+
+    def note(result: Result) -> None:
+        report.seconds = time.monotonic() - started
+        for each in report.add(result):
+            on_decided(report, each)
+
+    with tempfile.TemporaryDirectory(prefix="fiberq-contract-") as directory:
+        for deaths in range(MAX_DEATHS + 1):
+            running, news = "", False
+            with contextlib.closing(_Tests(report, Path(directory))) as tests:
+                for event in tests.events():
+                    if "plan" in event and not deaths:
+                        report.plan(event["plan"])
+                    elif "start" in event:
+                        running, since = event["start"], time.monotonic()
+                        on_start(running)
+                    elif "result" in event:
+                        running, news = "", True
+                        note(Result(*event["result"]))
+                    elif "end" in event:
+                        return report
+            if running:
+                dead = Result(running, "failed", time.monotonic() - since, tests.story())
+                note(dead)
+                tests.skip(dead)
+            elif not news:
+                raise FiberqError(f"the tests did not run: {tests.story()}")
+    return report
+
+
+class _Tests:
+    """A process of pytest, and the events that it writes to a file."""
+
+    def __init__(self, report: Report, directory: Path) -> None:
+        self._directory = directory
+        self._events = directory / "events"
+        self._events.touch()
+        self._offset = self._events.stat().st_size
+        self._output = open(directory / "output", "w+", errors="replace")  # noqa: SIM115  (`close` closes it)
+        arguments = ["--pyargs", __package__ or "", "--transport", report.transport, "--fiberq-events", self._events]
+        arguments += ["--fiberq-quick"] * report.quick
+        arguments += [f"--fiberq-rule={each.id}" for each in report.rules]
+        # Nothing of the folder in which this is run, and no other plug-in of pytest's, has a say.
+        bare = ["-c", os.devnull, "--rootdir", directory, "-p", "no:cacheprovider", "-p", f"{__package__}.plugin"]
+        variables = {**environment(), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_ADDOPTS": ""}
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "pytest", "-q", *map(str, bare + arguments)],
+            stdin=subprocess.DEVNULL,
+            stdout=self._output,
+            stderr=subprocess.STDOUT,
+            cwd=directory,
+            env=variables,
+            start_new_session=True,
+        )
+
+    def close(self) -> None:
+        """Kill the process if it is still there."""
+        if self._process.poll() is None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        self._output.close()
+
+    def events(self) -> Iterator[dict[str, Any]]:
+        """What happens, as it happens, until the process has ended or was silent for too long."""
+        news = time.monotonic()
+        with open(self._events, encoding="utf-8") as file:
+            file.seek(self._offset)
+            line = ""
+            while True:
+                ended = self._process.poll() is not None
+                line += file.readline()
+                if line.endswith("\n"):
+                    news = time.monotonic()
+                    yield json.loads(line)
+                    line = ""
+                elif ended or time.monotonic() - news > SILENCE:
+                    return
+                else:
+                    time.sleep(0.01)
+
+    def skip(self, result: Result) -> None:
+        """Let the next process go on behind the test that ended this one."""
+        with open(self._events, "a", encoding="utf-8") as file:
+            file.write(json.dumps({"result": result}) + "\n")
+
+    def story(self) -> str:
+        """How the process ended, and what it said last."""
+        code = self._process.returncode
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
+        said = (self._directory / "output").read_text(errors="replace").splitlines()[-30:]
+        return "\n".join([f"the process of the tests {how}; its last words:", *said])
