@@ -5,8 +5,7 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
+import ast
 import re
 from importlib.resources import files
 from typing import NamedTuple
@@ -82,21 +81,20 @@ def rule(*ids: str) -> pytest.MarkDecorator:
 
 
 def proofs() -> dict[str, tuple[str, ...]]:
-    """The tests of each rule, ``module.function``, as they are marked: what RULES.md has to list."""
-    found: dict[str, list[str]] = {each: [] for each in RULES}
-    package = importlib.import_module(__package__ or "")
-    for module in sorted(each.name for each in pkgutil.iter_modules(package.__path__)):
-        if module.startswith("test_"):
-            for name, value in vars(importlib.import_module(f"{__package__}.{module}")).items():
-                for mark in getattr(value, "pytestmark", ()):
-                    if mark.name == "rule" and name.startswith("test_"):
-                        for each in mark.args:
-                            found[each].append(f"{module}.{name}")
-    return {each: tuple(tests) for each, tests in found.items()}
+    """The rules that each test of the suite is marked with, by the test's name, ``module.function``."""
+    found: dict[str, tuple[str, ...]] = {}
+    for module in sorted(each.name for each in files(__package__).iterdir() if each.name.startswith("test_")):
+        for node in ast.parse(files(__package__).joinpath(module).read_text("utf-8")).body:
+            if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
+                calls = [each for each in node.decorator_list if isinstance(each, ast.Call)]
+                marks = [each.args for each in calls if isinstance(each.func, ast.Name) and each.func.id == "rule"]
+                ids = tuple(ast.literal_eval(argument) for arguments in marks for argument in arguments)
+                found[f"{module.removesuffix('.py')}.{node.name}"] = ids
+    return found
 
 
 def _write_tests() -> None:
-    tests = proofs()
+    tests = {each: [test for test, ids in proofs().items() if each in ids] for each in RULES}
     path = files(__package__).joinpath("RULES.md")
     text = _RULE.sub(
         lambda match: (

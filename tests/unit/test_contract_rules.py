@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 import re
 
-import fiberq_contract
 import pytest
 from fiberq_contract.rules import AREAS, RULES, proofs
 
@@ -15,21 +12,15 @@ from fiberq.abc import Capabilities
 
 @pytest.mark.parametrize("each", RULES)
 def test_a_rule_lists_its_tests_and_has_one_exactly_if_it_is_testable(each: str) -> None:
-    found = proofs()[each]
+    found = tuple(test for test, rules in proofs().items() if each in rules)
     assert RULES[each].tests == found, "run `python -m fiberq_contract.rules`"
     assert bool(found) is RULES[each].testable
 
 
-def test_every_test_proves_a_rule() -> None:
-    proving = {test for tests in proofs().values() for test in tests}
-    tests = {
-        f"{module.name}.{name}"
-        for module in pkgutil.iter_modules(fiberq_contract.__path__)
-        if module.name.startswith("test_")
-        for name in vars(importlib.import_module(f"fiberq_contract.{module.name}"))
-        if name.startswith("test_")
-    }
-    assert tests - proving == set()
+def test_every_test_proves_rules_that_there_are() -> None:
+    for test, rules in proofs().items():
+        assert rules, test
+        assert set(rules) <= set(RULES), test
 
 
 def test_levels_are_known_and_few_rules_are_untestable() -> None:
