@@ -18,6 +18,9 @@ from fiberq.errors import TransportError
 
 from . import plugin
 from .lab import Lab, Wire
+from .queues_lab import crew as crew
+from .queues_lab import kind as kind
+from .queues_lab import method as method
 from .recorder import Recorder
 
 SECRET = Credentials(b"a secret that no message may show")
