@@ -137,13 +137,15 @@ class Crew:
         return ends
 
     def end(self) -> None:
-        """Kill all workers, close all handles. The next test has a new node if closing takes too long."""
+        """Kill all workers, close all handles. Where that fails, the next test has a new node."""
         for worker in self._workers:
             worker.end()
         closing = Call(self._close)
-        if not closing.done(PATIENCE):
+        try:
+            closing.result()
+        except BaseException:
             tree.forget(tree.endpoint())
-        closing.result(0)
+            raise
 
     def _close(self) -> None:
         with contextlib.ExitStack() as stack:
@@ -177,5 +179,7 @@ def crew(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
     try:
         yield crew
     finally:
-        crew.end()
-        del config.transport, config.node
+        try:
+            crew.end()
+        finally:
+            del config.transport, config.node

@@ -38,7 +38,7 @@ def test_messages_of_any_size_arrive_intact_one_by_one(crew: Crew) -> None:
     a, b = crew.pipe()
     worker = crew.worker(b)
     messages = [b"" if size == 0 else b"x" if size == 1 else workers.blob(size, size) for size in SIZES]
-    worker.begin(workers.answer_digests, len(messages))
+    worker.begin(workers.answer_messages, len(messages))
     workers.send_all(a, messages)
     expected = [each for message in messages for each in (workers.digest(message), message)]
     assert workers.receive_some(a, len(expected)) == expected
@@ -171,11 +171,11 @@ def test_a_message_that_a_killed_process_received_is_not_given_to_another(crew: 
         assert not worker(workers.poll, 0.0)
     for number in range(10):
         a.send(number)
-        assert (victim, other)[number % 2](workers.receive_some, 1) == [number]
+        assert (victim, other)[number % 2](workers.receive_blocking, 1) == [number]
     workers.send_all_and_flush(a, range(10, 20))
-    assert victim(workers.receive_some, 5) == list(range(10, 15))
+    assert victim(workers.receive_blocking, 5) == list(range(10, 15))
     victim.kill()
-    assert other(workers.receive_some, 5) == list(range(15, 20))
+    assert other(workers.receive_blocking, 5) == list(range(15, 20))
     assert not other(workers.poll, 0.1)
 
 

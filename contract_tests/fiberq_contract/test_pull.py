@@ -155,6 +155,18 @@ def test_what_a_killed_reader_had_finished_is_not_given_to_another(crew: Crew) -
     assert workers.get_at_most_one(q, 0.05) == []
 
 
+@rule("PULL-4")
+@every_method
+def test_what_a_reader_got_that_ended_by_itself_is_finished(crew: Crew) -> None:
+    q = crew.pull()
+    for number in range(3):
+        reader = crew.worker(q)
+        q.put(number)
+        assert reader(workers.get_some, 1) == [number]
+        reader.finish()
+    assert workers.get_at_most_one(q, 0.1) == []
+
+
 @rule("PULL-5")
 @every_method
 def test_each_item_of_several_writers_goes_to_one_of_several_readers(crew: Crew) -> None:

@@ -127,6 +127,13 @@ def pass_through(inbox: Any, outbox: Any) -> None:
         outbox.put(item)
 
 
+def answer_items(inbox: Any, outbox: Any, count: int) -> None:
+    """Answer each item with what stands for it, and with itself."""
+    for item in get_some(inbox, count):
+        outbox.put(digest(item))
+        outbox.put(item)
+
+
 def pass_through_in_turn(*args: Any) -> None:
     """Take one item from each inbox in turn, `count` times, and put it into the outbox that belongs to it."""
     *queues, count = args
@@ -173,6 +180,11 @@ def receive_some(connection: Any, count: int) -> list[Any]:
     return got
 
 
+def receive_blocking(connection: Any, count: int) -> list[Any]:
+    """Receive without `poll`, which may fetch a message before `recv` takes it."""
+    return [connection.recv() for _ in range(count)]
+
+
 def receive_until_end(connection: Any) -> list[Any]:
     """Receive until EOFError."""
     got: list[Any] = []
@@ -191,7 +203,7 @@ def poll(connection: Any, timeout: float) -> bool:
     return bool(connection.poll(timeout))
 
 
-def answer_digests(connection: Any, count: int) -> None:
+def answer_messages(connection: Any, count: int) -> None:
     """Answer each message with what stands for it, and with itself."""
     for _ in range(count):
         (message,) = receive_some(connection, 1)
