@@ -34,6 +34,8 @@ class Result(NamedTuple):
     seconds: float
     seen: str
     """What went wrong, or why the test was skipped; the first line says most."""
+    broken: Sequence[str] = ()
+    """The rules that a failure breaks; all that the test proves, if it does not say."""
 
 
 class Report:
@@ -76,10 +78,14 @@ class Report:
             return "untestable"
         if not rule.applies(self.capabilities):
             return "does not apply"
-        outcomes = {each.outcome for each in self.results(rule)}
-        if "failed" in outcomes:
+        results = self.results(rule)
+        if self._failures(rule):
             return "broken"
-        return "holds" if "passed" in outcomes else "not tested"
+        return "holds" if any(each.outcome != "skipped" for each in results) else "not tested"
+
+    def _failures(self, rule: Rule) -> list[Result]:
+        failed = [each for each in self.results(rule) if each.outcome == "failed"]
+        return [each for each in failed if not each.broken or rule.id in each.broken]
 
     @property
     def right(self) -> bool:
@@ -112,11 +118,11 @@ class Report:
         lines: list[tuple[str, str]] = []
         for each in self.having("broken"):
             lines += [("", ""), (f"BROKEN {each.id}: {each.sentence}", STYLES["broken"])]
-            failed = [result for result in self.results(each) if result.outcome == "failed"]
-            for result in failed[:3]:
+            failed = self._failures(each)
+            for number, result in enumerate(failed[:3]):
                 first, *more = result.seen.splitlines() or [""]
                 lines += [(f"  {result.test}", ""), (f"    {first}", "")]
-                lines += [(f"    {line}", "dim") for line in more[:20]]
+                lines += [(f"    {line}", "dim") for line in more[:30] if not number]
             if len(failed) > 3:
                 lines.append((f"  and {len(failed) - 3} more of its tests", ""))
             lines.append((f"  Hint: {each.hint}", "cyan"))
