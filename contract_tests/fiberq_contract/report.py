@@ -1,4 +1,4 @@
-"""What a run of the suite found out, rule by rule, and how that is told: as text, JSON, JUnit's XML, side by side."""
+"""What a run of the suite found out, rule by rule, and how that is told: as text, JSON, JUnit's XML, Markdown."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from xml.etree import ElementTree
 
 from fiberq.abc import Capabilities
 
-from .rules import RULES, Rule
+from .rules import AREAS, RULES, Rule
 
-__all__ = ["Report", "Result", "compare", "dump_json", "dump_junit"]
+__all__ = ["Report", "Result", "compare", "dump_json", "dump_junit", "dump_markdown"]
 
 Status: TypeAlias = Literal["holds", "broken", "not tested", "does not apply", "untestable"]
 
@@ -98,11 +98,8 @@ class Report:
     # -- text --
 
     def heading(self) -> str:
-        declared = [f"{name}={value}" for name, value in self.capabilities._asdict().items() if name != "schemes"]
         kind = "the contract, quickly" if self.quick else "the contract"
-        return (
-            f"{kind}: {self.transport} ({self.target}) on {', '.join(self.capabilities.schemes)}; {', '.join(declared)}"
-        )
+        return f"{kind}: {self.transport} ({self.target}): {_declared(self.capabilities)}"
 
     def line(self, rule: Rule, number: int) -> str:
         """One line for a rule that is decided, as the `number`-th."""
@@ -220,6 +217,43 @@ def dump_junit(reports: Sequence[Report]) -> str:
 def _printable(text: str) -> str:
     """Without what XML cannot hold."""
     return "".join(each if each.isprintable() or each in "\n\t" else f"\\x{ord(each):02x}" for each in text)
+
+
+def dump_markdown(reports: Sequence[Report]) -> str:
+    """A table of the rules, with a column for each transport."""
+    names = [each.transport for each in reports]
+    quick = " --quick" * reports[0].quick
+    lines = [
+        "# The contract, rule by rule",
+        "",
+        f"    fiberq contract --compare {' '.join(names)}{quick} --report markdown",
+        "",
+        f"fiberq {version('fiberq')}, Python {platform.python_version()}, {platform.system()} on {platform.machine()}. "
+        "A rule that does not apply is switched off by what the transport declares; `RULES.md` says more of each rule.",
+        "",
+        f"| | {' | '.join(names)} |",
+        f"|---|{'---|' * len(names)}",
+        f"| declares | {' | '.join(_declared(each.capabilities) for each in reports)} |",
+        *(f"| {status} | {' | '.join(str(len(each.having(status))) for each in reports)} |" for status in STATUSES),
+        f"| seconds | {' | '.join(f'{each.seconds:.0f}' for each in reports)} |",
+    ]
+    area = ""
+    for rule, statuses in compare(reports):
+        if area != (area := AREAS[rule.id.partition("-")[0]]):
+            lines += [
+                "",
+                f"## {area}",
+                "",
+                f"| rule | | tests | {' | '.join(names)} |",
+                f"|---|---|---|{'---|' * len(names)}",
+            ]
+        lines.append(f"| {rule.id} | {rule.sentence} | {len(rule.tests)} | {' | '.join(statuses)} |")
+    return "\n".join(lines)
+
+
+def _declared(capabilities: Capabilities) -> str:
+    named = [f"{name}={value}" for name, value in capabilities._asdict().items() if name != "schemes"]
+    return ", ".join([*capabilities.schemes, *named])
 
 
 def compare(reports: Sequence[Report]) -> list[tuple[Rule, list[Status]]]:
