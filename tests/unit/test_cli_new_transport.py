@@ -72,7 +72,7 @@ def installed(site: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 @pytest.mark.parametrize(
     ("name", "module", "class_name"),
     [
-        ("mine", "fiberq_mine", "Mine"),
+        ("unheard", "fiberq_unheard", "Unheard"),
         ("my-bus2", "fiberq_my_bus2", "MyBus2"),
         ("a_b-c", "fiberq_a_b_c", "ABC"),
         ("blanks", "fiberq_blanks", "Blanks"),
@@ -103,20 +103,21 @@ def test_every_file_of_the_blank_project_is_written() -> None:
 def test_the_next_steps_are_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     spaced = tmp_path / "a b"
     spaced.mkdir()
-    generate(spaced, "mine")
+    generate(spaced, "unheard")
     shown = capsys.readouterr().out
-    assert f"cd '{spaced}/fiberq-mine'" in shown
-    assert "fiberq contract mine" in shown
+    assert f"cd '{spaced}/fiberq-unheard'" in shown
+    assert "fiberq contract unheard" in shown
 
 
 def test_without_a_directory_the_project_is_made_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main(["new-transport", "mine"]) == 0
-    assert os.listdir(tmp_path) == ["fiberq-mine"]
+    assert main(["new-transport", "unheard"]) == 0
+    assert os.listdir(tmp_path) == ["fiberq-unheard"]
 
 
 @pytest.mark.parametrize(
-    "name", ["", "a b", "a/b", "../a", "2a", "-a", "_a", "a-", "a--b", "a.b", "Mine", "mïne", "mine\n", "fiberq-a"]
+    "name",
+    ["", "a b", "a/b", "../a", "2a", "-a", "_a", "a-", "a--b", "a.b", "Unheard", "mïne", "unheard\n", "fiberq-a"],
 )
 def test_a_name_that_will_not_do_is_refused(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
@@ -137,19 +138,19 @@ def test_a_name_that_is_taken_is_refused(
 
 
 def test_what_is_there_already_is_not_touched(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    project = tmp_path / "fiberq-mine"
+    project = tmp_path / "fiberq-unheard"
     project.mkdir()
-    (project / "README.md").write_text("mine")
+    (project / "README.md").write_text("unheard")
     (tmp_path / "fiberq-yours").write_text("a file")
-    for name in ("mine", "yours"):
+    for name in ("unheard", "yours"):
         assert main(["new-transport", name, "--directory", str(tmp_path)]) == 2
         assert f"fiberq-{name} is there already, and nothing was changed" in capsys.readouterr().err
-    assert files(tmp_path) == {"fiberq-mine/README.md", "fiberq-yours"}
-    assert (project / "README.md").read_text() == "mine"
+    assert files(tmp_path) == {"fiberq-unheard/README.md", "fiberq-yours"}
+    assert (project / "README.md").read_text() == "unheard"
 
 
 def test_a_directory_that_is_missing_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["new-transport", "mine", "--directory", str(tmp_path / "missing")]) == 2
+    assert main(["new-transport", "unheard", "--directory", str(tmp_path / "missing")]) == 2
     assert "cannot be written" in capsys.readouterr().err
 
 
