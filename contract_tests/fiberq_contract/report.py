@@ -22,6 +22,9 @@ STATUSES: Final[Sequence[Status]] = ("holds", "broken", "not tested", "does not 
 GOOD: Final = ("holds", "does not apply", "untestable")
 """What a transport may be, and still be right."""
 
+MANY: Final = 4
+"""Where more rules than that are broken by the same error, it is told once."""
+
 STYLES: Final = {"holds": "green", "broken": "bold red", "not tested": "yellow"}
 
 
@@ -113,21 +116,37 @@ class Report:
     def summary(self) -> list[tuple[str, str]]:
         """The lines that a person can act on, each with a style of rich's."""
         lines: list[tuple[str, str]] = []
-        for each in self.having("broken"):
-            lines += [("", ""), (f"BROKEN {each.id}: {each.sentence}", STYLES["broken"])]
-            failed = self._failures(each)
-            for number, result in enumerate(failed[:3]):
-                first, *more = result.seen.splitlines() or [""]
-                lines += [(f"  {result.test}", ""), (f"    {first}", "")]
-                lines += [(f"    {line}", "dim") for line in more[:30] if not number]
-            if len(failed) > 3:
-                lines.append((f"  and {len(failed) - 3} more of its tests", ""))
-            lines.append((f"  Hint: {each.hint}", "cyan"))
-            lines.append((f"  Again: fiberq contract {self.transport} --rule {each.id}", "dim"))
+        for error, rules in self._causes():
+            lines.append(("", ""))
+            if len(rules) > MANY:
+                ids = ", ".join(each.id for each in rules)
+                lines += [(f"BROKEN, by one error: {error}", STYLES["broken"]), (f"  {ids}", "")]
+            else:
+                lines += [line for each in rules for line in self._account(each)]
         for each in self.having("not tested"):
             reasons = sorted({result.seen for result in self.results(each) if result.outcome == "skipped"})
             lines.append((f"NOT TESTED {each.id}: {'; '.join(reasons) or 'no test of it ran'}", STYLES["not tested"]))
         lines += [("", ""), *((line, "") for line in self._switched()), (self._counts(), "bold")]
+        return lines
+
+    def _causes(self) -> list[tuple[str, list[Rule]]]:
+        """The broken rules, by the first error of each."""
+        causes: dict[str, list[Rule]] = {}
+        for each in self.having("broken"):
+            causes.setdefault(self._failures(each)[0].seen.partition("\n")[0], []).append(each)
+        return list(causes.items())
+
+    def _account(self, rule: Rule) -> list[tuple[str, str]]:
+        lines = [(f"BROKEN {rule.id}: {rule.sentence}", STYLES["broken"])]
+        failed = self._failures(rule)
+        for number, result in enumerate(failed[:3]):
+            first, *more = result.seen.splitlines() or [""]
+            lines += [(f"  {result.test}", ""), (f"    {first}", "")]
+            lines += [(f"    {line}", "dim") for line in more[:30] if not number]
+        if len(failed) > 3:
+            lines.append((f"  and {len(failed) - 3} more of its tests", ""))
+        lines.append((f"  Hint: {rule.hint}", "cyan"))
+        lines.append((f"  Again: fiberq contract {self.transport} --rule {rule.id}", "dim"))
         return lines
 
     def _switched(self) -> list[str]:

@@ -98,6 +98,16 @@ def test_the_report_says_which_capability_switched_what() -> None:
     assert "schemes do not have tcp: ADDR-2 not" in told
 
 
+def test_one_error_that_breaks_many_rules_is_told_once() -> None:
+    made = Report("mine", "my_package:Mine", CAPABILITIES, RULES, quick=False)
+    made.plan({each: [each] for each in RULES})
+    for each in RULES:
+        made.add(failed(each))
+    told = words(made)
+    assert told.count("BROKEN") == told.count("1 != 2") == 1
+    assert "MSG-1, MSG-2" in told
+
+
 def test_json_holds_all_of_it() -> None:
     data = json.loads(dump_json([report(failed("a", "MSG-2"), *passed("b", "c", "d"))]))
     assert data["transport"] == "mine"

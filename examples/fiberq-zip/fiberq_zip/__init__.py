@@ -1,7 +1,7 @@
 """A transport that compresses what another one carries: `packing` says how, and the other does all the rest.
 
 The classes here pass each call on to the other transport's, and give its errors their own name. The environment
-variable FIBERQ_ZIP_INNER names the other transport, for all processes alike.
+variable ZIP_INNER names the other transport, for all processes alike.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["ZipTransport"]
 P = ParamSpec("P")
 T = TypeVar("T")
 
-Inner = load(os.environ.get("FIBERQ_ZIP_INNER", "zmq"))  # now, because `capabilities` belongs to the class
+Inner = load(os.environ.get("ZIP_INNER", "zmq"))  # now, because `capabilities` belongs to the class
 
 
 def named(method: Callable[P, T]) -> Callable[P, T]:
