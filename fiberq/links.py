@@ -66,7 +66,7 @@ def _forget(link: Link) -> None:
 def _transport(target: str) -> Transport:
     transport = _transports.get(target)
     if transport is None:
-        transport = _transports[target] = registry.load_target(target)()
+        transport = _transports[target] = registry.make(target)
     return transport
 
 

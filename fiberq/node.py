@@ -14,11 +14,13 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from typing import Any, Final
 
-from fiberq.abc import Message, ServerSocket
+from fiberq.abc import Message, ServerSocket, Transport
+from fiberq.errors import FiberqError, TransportError
 from fiberq.protocol.broker import Broker
-from fiberq.registry import load_target
+from fiberq.registry import make
 
 BURST: Final = 64
 """Messages that are taken in before what they caused is sent."""
@@ -65,20 +67,35 @@ def main(settings: dict[str, Any]) -> None:
     try:
         signal.signal(signal.SIGTERM, lambda *_: _end(directory))
         threading.Thread(target=_watch, args=(parent, directory), daemon=True).start()
-        transport = load_target(settings["target"])()
-        server = transport.server()
-        address = next(one for one in transport.bind_any(directory) if one.startswith("ipc:"))
-        address = server.bind(address)
-        broker = Broker(os.urandom(8).hex(), **settings["broker"])
+        try:
+            transport = make(settings["target"])
+            server = transport.server()
+            address = _bind(transport, server, directory)
+            answer = {"address": address, "directory": directory}
+        except Exception as error:
+            known = isinstance(error, FiberqError)
+            answer = {"error": str(error) if known else "".join(traceback.format_exception(error))}
         try:
             with os.fdopen(1, "w") as ready:
-                ready.write(json.dumps({"address": address, "directory": directory}) + "\n")
+                ready.write(json.dumps(answer) + "\n")
         except BrokenPipeError:
             return  # nobody is left to read it
+        if "error" in answer:
+            return
         os.open(os.devnull, os.O_WRONLY)  # standard output again, and not somebody's pipe
+        broker = Broker(os.urandom(8).hex(), **settings["broker"])
         serve(server, broker, settings["spin_us"] / 1e6)
     finally:
         shutil.rmtree(directory, ignore_errors=True)
+
+
+def _bind(transport: Transport, server: ServerSocket, directory: str) -> str:
+    for address in transport.bind_any(directory):
+        if address.startswith("ipc:"):
+            return server.bind(address)
+    raise TransportError(
+        f"{type(transport).__qualname__} has no ipc:// addresses, at which a program's own node listens"
+    )
 
 
 def private_directory() -> str:

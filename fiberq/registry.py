@@ -1,4 +1,4 @@
-"""Finds the transport plug-ins that are installed, and loads them by name. It never makes an instance of one.
+"""Finds the transport plug-ins that are installed, and loads them by name.
 
 Three ways in, from cheap to thorough: `load_target` imports what a handle names, without discovery; `load` finds one
 name among the entry points; `available` looks at all of them (with stevedore, imported only there).
@@ -19,7 +19,7 @@ from .errors import TransportLoadError, UnknownTransport
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
-__all__ = ["GROUP", "Plugin", "available", "load", "load_target", "resolve"]
+__all__ = ["GROUP", "Plugin", "available", "load", "load_target", "make", "resolve"]
 
 GROUP = "fiberq.transports"
 
@@ -85,6 +85,18 @@ def load_target(target: str) -> type[Transport]:
     if defects:
         raise TransportLoadError(f"{_describe(target)} is not usable: {'; '.join(defects)}")
     return found  # type: ignore[no-any-return]
+
+
+def make(target: str) -> Transport:
+    """Return an instance of the transport `target`. Raises `TransportLoadError` when it cannot be loaded or made."""
+    transport_class = load_target(target)
+    try:
+        return transport_class()
+    except Exception as error:
+        raise TransportLoadError(
+            f"{_describe(target)} cannot be made: {type(error).__name__}: {error}; "
+            f"its constructor takes no arguments, and must work in every process"
+        ) from error
 
 
 def available() -> list[Plugin]:
@@ -181,6 +193,8 @@ def _cause(error: BaseException, target: str) -> str:
     missing = (getattr(error, "name", None) or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
     if missing in _EXTRAS and target.startswith("fiberq_"):
         return f"the module {missing} is missing: {_EXTRAS[missing]}"
+    if isinstance(error, TypeError) and "Capabilities" in str(error):
+        return f"{type(error).__name__}: {error}; the capabilities are {', '.join(Capabilities._fields)}"
     return f"{type(error).__name__}: {error}"
 
 

@@ -105,6 +105,9 @@ def _start(target: str) -> Endpoint:
         how = f"did not start within {config.connect_timeout:g} s" if status is None else f"ended with status {status}"
         raise NodeError(f"the node for the transport {target} {how}; what it said is on standard error")
     ready = json.loads(line)
+    if "error" in ready:
+        _exit_status(process)
+        raise NodeError(f"the node for the transport {target} cannot start: {ready['error']}")
     address = str(ready["address"])
     _started[address] = _Started(process, ready["directory"])
     inherit.put("tree", {**inherit.get("tree", {}), target: address})

@@ -15,13 +15,13 @@ from fiberq import registry
 from fiberq.errors import FiberqError
 
 from .recorder import chosen_rules
-from .report import STYLES, Report, compare, dump_json, dump_junit
+from .report import STYLES, Report, compare, dump_json, dump_junit, dump_markdown
 from .rules import Rule
 from .run import run as run_suite
 
 __all__ = ["add_arguments", "main", "run"]
 
-DUMPS = {"json": dump_json, "junit": dump_junit}
+DUMPS = {"json": dump_json, "junit": dump_junit, "markdown": dump_markdown}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rule", action="append", default=[], metavar="ID", help="only this rule, or area: MSG-1, or MSG (repeatable)"
     )
-    parser.add_argument("--report", choices=sorted(DUMPS), help="print a report for machines; progress goes to stderr")
+    parser.add_argument("--report", choices=sorted(DUMPS), help="print such a report; progress goes to stderr")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write that report to FILE instead")
 
 

@@ -17,6 +17,9 @@ from .rules import RULES
 
 __all__ = ["Recorder", "chosen_rules"]
 
+MAX_LINE = 240
+"""Characters of a line of what was seen: more is the print of some large message."""
+
 _ENDS = {"passed": 0, "skipped": 1, "failed": 2}
 
 
@@ -77,7 +80,8 @@ class Recorder:
         before = self._phases.setdefault(name, Result(name, "passed", 0.0, ""))
         seconds = before.seconds + report.duration
         if _ENDS[report.outcome] > _ENDS[before.outcome]:
-            before = Result(name, report.outcome, 0.0, _seen(call, report))
+            broken = getattr(call.excinfo and call.excinfo.value, "rules", ())
+            before = Result(name, report.outcome, 0.0, _seen(call, report), broken)
         self._phases[name] = before._replace(seconds=round(seconds, 3))
         if report.when == "teardown" and self.report is not None and _rules(item):
             self.report.add(self._phases[name])
@@ -111,4 +115,4 @@ def _seen(call: pytest.CallInfo[None], report: pytest.TestReport) -> str:
     lines += [line for note in getattr(call.excinfo.value, "__notes__", ()) for line in note.splitlines()]
     places = [each for each in call.excinfo.traceback if "fiberq" in str(each.path)] or list(call.excinfo.traceback)
     lines += [f"at {os.path.basename(each.path)}:{each.lineno + 1} in {each.name}" for each in places[-4:]]
-    return "\n".join(lines)
+    return "\n".join(each if len(each) <= MAX_LINE else f"{each[:MAX_LINE]} ..." for each in lines)

@@ -1,4 +1,4 @@
-"""What a run of the suite found out, rule by rule, and how that is told: as text, JSON, JUnit's XML, side by side."""
+"""What a run of the suite found out, rule by rule, and how that is told: as text, JSON, JUnit's XML, Markdown."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from xml.etree import ElementTree
 
 from fiberq.abc import Capabilities
 
-from .rules import RULES, Rule
+from .rules import AREAS, RULES, Rule
 
-__all__ = ["Report", "Result", "compare", "dump_json", "dump_junit"]
+__all__ = ["Report", "Result", "compare", "dump_json", "dump_junit", "dump_markdown"]
 
 Status: TypeAlias = Literal["holds", "broken", "not tested", "does not apply", "untestable"]
 
@@ -21,6 +21,9 @@ STATUSES: Final[Sequence[Status]] = ("holds", "broken", "not tested", "does not 
 
 GOOD: Final = ("holds", "does not apply", "untestable")
 """What a transport may be, and still be right."""
+
+MANY: Final = 4
+"""Where more rules than that are broken by the same error, it is told once."""
 
 STYLES: Final = {"holds": "green", "broken": "bold red", "not tested": "yellow"}
 
@@ -34,6 +37,8 @@ class Result(NamedTuple):
     seconds: float
     seen: str
     """What went wrong, or why the test was skipped; the first line says most."""
+    broken: Sequence[str] = ()
+    """The rules that a failure breaks; all that the test proves, if it does not say."""
 
 
 class Report:
@@ -76,10 +81,14 @@ class Report:
             return "untestable"
         if not rule.applies(self.capabilities):
             return "does not apply"
-        outcomes = {each.outcome for each in self.results(rule)}
-        if "failed" in outcomes:
+        results = self.results(rule)
+        if self._failures(rule):
             return "broken"
-        return "holds" if "passed" in outcomes else "not tested"
+        return "holds" if any(each.outcome != "skipped" for each in results) else "not tested"
+
+    def _failures(self, rule: Rule) -> list[Result]:
+        failed = [each for each in self.results(rule) if each.outcome == "failed"]
+        return [each for each in failed if not each.broken or rule.id in each.broken]
 
     @property
     def right(self) -> bool:
@@ -92,11 +101,8 @@ class Report:
     # -- text --
 
     def heading(self) -> str:
-        declared = [f"{name}={value}" for name, value in self.capabilities._asdict().items() if name != "schemes"]
         kind = "the contract, quickly" if self.quick else "the contract"
-        return (
-            f"{kind}: {self.transport} ({self.target}) on {', '.join(self.capabilities.schemes)}; {', '.join(declared)}"
-        )
+        return f"{kind}: {self.transport} ({self.target}): {_declared(self.capabilities)}"
 
     def line(self, rule: Rule, number: int) -> str:
         """One line for a rule that is decided, as the `number`-th."""
@@ -110,21 +116,37 @@ class Report:
     def summary(self) -> list[tuple[str, str]]:
         """The lines that a person can act on, each with a style of rich's."""
         lines: list[tuple[str, str]] = []
-        for each in self.having("broken"):
-            lines += [("", ""), (f"BROKEN {each.id}: {each.sentence}", STYLES["broken"])]
-            failed = [result for result in self.results(each) if result.outcome == "failed"]
-            for result in failed[:3]:
-                first, *more = result.seen.splitlines() or [""]
-                lines += [(f"  {result.test}", ""), (f"    {first}", "")]
-                lines += [(f"    {line}", "dim") for line in more[:20]]
-            if len(failed) > 3:
-                lines.append((f"  and {len(failed) - 3} more of its tests", ""))
-            lines.append((f"  Hint: {each.hint}", "cyan"))
-            lines.append((f"  Again: fiberq contract {self.transport} --rule {each.id}", "dim"))
+        for error, rules in self._causes():
+            lines.append(("", ""))
+            if len(rules) > MANY:
+                ids = ", ".join(each.id for each in rules)
+                lines += [(f"BROKEN, by one error: {error}", STYLES["broken"]), (f"  {ids}", "")]
+            else:
+                lines += [line for each in rules for line in self._account(each)]
         for each in self.having("not tested"):
             reasons = sorted({result.seen for result in self.results(each) if result.outcome == "skipped"})
             lines.append((f"NOT TESTED {each.id}: {'; '.join(reasons) or 'no test of it ran'}", STYLES["not tested"]))
         lines += [("", ""), *((line, "") for line in self._switched()), (self._counts(), "bold")]
+        return lines
+
+    def _causes(self) -> list[tuple[str, list[Rule]]]:
+        """The broken rules, by the first error of each."""
+        causes: dict[str, list[Rule]] = {}
+        for each in self.having("broken"):
+            causes.setdefault(self._failures(each)[0].seen.partition("\n")[0], []).append(each)
+        return list(causes.items())
+
+    def _account(self, rule: Rule) -> list[tuple[str, str]]:
+        lines = [(f"BROKEN {rule.id}: {rule.sentence}", STYLES["broken"])]
+        failed = self._failures(rule)
+        for number, result in enumerate(failed[:3]):
+            first, *more = result.seen.splitlines() or [""]
+            lines += [(f"  {result.test}", ""), (f"    {first}", "")]
+            lines += [(f"    {line}", "dim") for line in more[:30] if not number]
+        if len(failed) > 3:
+            lines.append((f"  and {len(failed) - 3} more of its tests", ""))
+        lines.append((f"  Hint: {rule.hint}", "cyan"))
+        lines.append((f"  Again: fiberq contract {self.transport} --rule {rule.id}", "dim"))
         return lines
 
     def _switched(self) -> list[str]:
@@ -214,6 +236,43 @@ def dump_junit(reports: Sequence[Report]) -> str:
 def _printable(text: str) -> str:
     """Without what XML cannot hold."""
     return "".join(each if each.isprintable() or each in "\n\t" else f"\\x{ord(each):02x}" for each in text)
+
+
+def dump_markdown(reports: Sequence[Report]) -> str:
+    """A table of the rules, with a column for each transport."""
+    names = [each.transport for each in reports]
+    quick = " --quick" * reports[0].quick
+    lines = [
+        "# The contract, rule by rule",
+        "",
+        f"    fiberq contract --compare {' '.join(names)}{quick} --report markdown",
+        "",
+        f"fiberq {version('fiberq')}, Python {platform.python_version()}, {platform.system()} on {platform.machine()}. "
+        "A rule that does not apply is switched off by what the transport declares; `RULES.md` says more of each rule.",
+        "",
+        f"| | {' | '.join(names)} |",
+        f"|---|{'---|' * len(names)}",
+        f"| declares | {' | '.join(_declared(each.capabilities) for each in reports)} |",
+        *(f"| {status} | {' | '.join(str(len(each.having(status))) for each in reports)} |" for status in STATUSES),
+        f"| seconds | {' | '.join(f'{each.seconds:.0f}' for each in reports)} |",
+    ]
+    area = ""
+    for rule, statuses in compare(reports):
+        if area != (area := AREAS[rule.id.partition("-")[0]]):
+            lines += [
+                "",
+                f"## {area}",
+                "",
+                f"| rule | | tests | {' | '.join(names)} |",
+                f"|---|---|---|{'---|' * len(names)}",
+            ]
+        lines.append(f"| {rule.id} | {rule.sentence} | {len(rule.tests)} | {' | '.join(statuses)} |")
+    return "\n".join(lines)
+
+
+def _declared(capabilities: Capabilities) -> str:
+    named = [f"{name}={value}" for name, value in capabilities._asdict().items() if name != "schemes"]
+    return ", ".join([*capabilities.schemes, *named])
 
 
 def compare(reports: Sequence[Report]) -> list[tuple[Rule, list[Status]]]:

@@ -14,7 +14,7 @@ import pytest
 
 from fiberq.abc import Capabilities
 
-__all__ = ["AREAS", "RULES", "Rule", "proofs", "rule"]
+__all__ = ["AREAS", "RULES", "BrokenRule", "Rule", "proofs", "rule"]
 
 _AREA = re.compile(r"^## (?P<title>.+)$", re.MULTILINE)
 _RULE = re.compile(
@@ -73,6 +73,15 @@ def _load() -> tuple[dict[str, Rule], dict[str, str]]:
 
 RULES, AREAS = _load()
 """Every rule by its id, in the order of RULES.md; and the title of each area by the letters that its ids begin with."""
+
+
+class BrokenRule(AssertionError):
+    """What a test that proves several rules raises to say which of them, the arguments but the last, is broken."""
+
+    def __init__(self, *rules_and_text: str) -> None:
+        *rules, text = rules_and_text
+        super().__init__(text)
+        self.rules = tuple(RULES[each].id for each in rules)
 
 
 def rule(*ids: str) -> pytest.MarkDecorator:

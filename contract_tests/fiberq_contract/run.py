@@ -27,6 +27,9 @@ __all__ = ["run"]
 SILENCE: Final = 100.0
 """Seconds without any news after which the process of the tests is killed; its own watchdog comes first."""
 
+LAST_WORDS: Final = 16
+"""Lines of the output of a process that died."""
+
 MAX_DEATHS: Final = 10
 """So many times the tests go on in a new process; then the rest stays untested."""
 
@@ -137,5 +140,8 @@ class _Tests:
         """How the process ended, and what it said last."""
         code = self._process.returncode
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
-        said = (self._directory / "output").read_text(errors="replace").splitlines()[-30:]
+        said = (self._directory / "output").read_text(errors="replace").splitlines()
+        said = [line for line in said if not any(each in line for each in ("/_pytest/", "/pluggy/", "<frozen runpy>"))]
+        fatal = [number for number, line in enumerate(said) if "Fatal Python error" in line or "Timeout (" in line]
+        said = said[fatal[-1] :][:LAST_WORDS] if fatal else said[-LAST_WORDS:]
         return "\n".join([f"the process of the tests {how}; its last words:", *said])

@@ -10,8 +10,6 @@ from collections import deque
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from fiberq.abc import MAX_PARTS, MIN_QUEUED, Buffer
 
@@ -89,21 +87,6 @@ def test_every_kind_of_buffer_can_be_sent(lab: Lab) -> None:
     round_trip(hub, link, kinds)
     for size in (10, 300_000):
         round_trip(hub, link, [bytearray(size), memoryview(bytearray(size)), memoryview(bytes(size))[1:]])
-
-
-@rule("MSG-1", "MSG-3")
-def test_a_message_of_any_shape_arrives_intact(lab: Lab) -> None:
-    hub = lab.hub()
-    link = lab.join(hub)
-    sizes = st.one_of(st.binary(max_size=64), st.integers(0, 70_000).map(lambda size: bytes(size)))
-    part = st.builds(lambda kind, data: kind(data), st.sampled_from([bytes, bytearray, memoryview]), sizes)
-
-    @settings(max_examples=40, deadline=None, database=None, suppress_health_check=list(HealthCheck))
-    @given(st.lists(part, max_size=MAX_PARTS))
-    def check(parts: list[Buffer]) -> None:
-        round_trip(hub, link, parts)
-
-    check()
 
 
 @rule("MSG-4")

@@ -107,7 +107,22 @@ sys.stdin.readline()
         (
             "from fiberq_zmq import ZmqTransport\\nclass Sick(ZmqTransport):\\n def server(self, _=None): return 1 / 0",
             "NodeError",
-            "ended with status 1",
+            "ZeroDivisionError",
+        ),
+        (
+            "from fiberq_zmq import ZmqTransport\\nclass Sick(ZmqTransport):\\n def __init__(self): 1 / 0",
+            "NodeError",
+            "the transport 'sick' (sick:Sick, from sick 1) cannot be made: ZeroDivisionError",
+        ),
+        (
+            "from fiberq_zmq import ZmqTransport\\nclass Sick(ZmqTransport):\\n def bind_any(self, _): return []",
+            "NodeError",
+            "Sick has no ipc:// addresses",
+        ),
+        (
+            "from fiberq.abc import Capabilities\\nCapabilities(('ipc',), teleports=True)",
+            "TransportLoadError",
+            "the capabilities are schemes, authenticates, forks",
         ),
     ],
 )

@@ -125,3 +125,10 @@ def test_help_imports_no_subcommand() -> None:
         "print([name for name in sys.modules if name in ('fiberq.cli.transports', 'rich', 'stevedore')])",
     )
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_the_contract_without_pytest_says_what_to_install() -> None:
+    code = "import sys; sys.modules['pytest'] = None; from fiberq.cli import main; sys.exit(main(['contract', 'zmq']))"
+    done = python("-c", code)
+    assert done.returncode == 2
+    assert done.stderr == 'fiberq: the module pytest is missing: pip install "fiberq[contract]"\n'

@@ -176,6 +176,15 @@ def test_an_unusable_class_is_refused_with_what_its_author_has_to_change(
     assert advice in found
 
 
+def test_a_constructor_that_raises_is_an_error_with_plug_in_and_advice(install: Install) -> None:
+    source = f"{dedent(GOOD)}    def __init__(self, port): pass\n"
+    install("dist-a", "1.2", module="plugin_a", source=source, fake="plugin_a:Good")
+    with pytest.raises(TransportLoadError) as caught:
+        registry.make(registry.resolve("fake"))
+    assert "the transport 'fake' (plugin_a:Good, from dist-a 1.2) cannot be made: TypeError: " in str(caught.value)
+    assert "its constructor takes no arguments" in str(caught.value)
+
+
 def test_available_lists_every_plug_in_and_the_broken_break_no_other(install: Install) -> None:
     install("dist-a", "1.2", module="plugin_a", fake_good="plugin_a:Good", fake_assert="plugin_c:Good")
     install("dist-b", "3.4", module="plugin_b", fake_exit="plugin_b:Good", source="raise SystemExit")
