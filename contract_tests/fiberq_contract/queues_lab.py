@@ -170,11 +170,14 @@ def kind(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def crew(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Crew]:
     """Queues and pipes on the transport under test; workers, which are spawned if the test has no `method`."""
+    name = request.config.getoption("--transport")
+    if "ipc" not in registry.load(name).capabilities.schemes:
+        pytest.skip("has no ipc:// addresses, at which a program's own node listens")
     main: Any = sys.modules["__main__"]
     monkeypatch.setattr(main, "__spec__", None)  # workers need not import pytest
     monkeypatch.delattr(main, "__file__", raising=False)
     signal.alarm(_HANG)  # the watchdog's handler is there, and takes it off
-    config.update(transport=request.config.getoption("--transport"), node=None)
+    config.update(transport=name, node=None)
     crew = Crew(request.getfixturevalue("method") if "method" in request.fixturenames else "spawn")
     try:
         yield crew
