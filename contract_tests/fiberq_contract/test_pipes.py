@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -164,18 +166,21 @@ def test_each_message_goes_to_one_of_several_receivers(crew: Crew) -> None:
 
 
 @rule("PIPE-5")
-def test_a_message_that_a_killed_process_received_is_not_given_to_another(crew: Crew) -> None:
+@pytest.mark.parametrize("receive", [workers.receive_blocking, workers.receive_polled], ids=lambda each: each.__name__)
+def test_a_message_that_a_killed_process_received_is_not_given_to_another(
+    crew: Crew, receive: Callable[[Any, int], list[Any]]
+) -> None:
     a, b = crew.pipe()
     victim, other = crew.workers(2, b)
     for worker in (victim, other):
         assert not worker(workers.poll, 0.0)
     for number in range(10):
         a.send(number)
-        assert (victim, other)[number % 2](workers.receive_blocking, 1) == [number]
+        assert (victim, other)[number % 2](receive, 1) == [number]
     workers.send_all_and_flush(a, range(10, 20))
-    assert victim(workers.receive_blocking, 5) == list(range(10, 15))
+    assert victim(receive, 5) == list(range(10, 15))
     victim.kill()
-    assert other(workers.receive_blocking, 5) == list(range(15, 20))
+    assert other(receive, 5) == list(range(15, 20))
     assert not other(workers.poll, 0.1)
 
 

@@ -185,6 +185,11 @@ def receive_blocking(connection: Any, count: int) -> list[Any]:
     return [connection.recv() for _ in range(count)]
 
 
+def receive_polled(connection: Any, count: int) -> list[Any]:
+    """Receive what `poll` has fetched."""
+    return [connection.recv() for _ in range(count) if connection.poll(PATIENCE)]
+
+
 def receive_until_end(connection: Any) -> list[Any]:
     """Receive until EOFError."""
     got: list[Any] = []

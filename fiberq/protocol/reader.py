@@ -63,6 +63,7 @@ class Reader:
         self._told_waiting = 0  # callers that, as the node sees it, still wait
         self._told_started = 0  # it takes the items below this for started
         self._eager = False  # the node waits for news of what it delivered: it is delivered alone
+        self._owes = False  # a caller of `poll` left what the node took for started: who takes it must tell at once
         self._told_held = False  # the newest report said that something is held
         self._reported = 0  # and that the items below this were started
         self._report_number = 0  # the frame of the newest report that may still be replaced
@@ -83,7 +84,7 @@ class Reader:
             got = frames.split(items)
             self._next = first + len(got)
             self.ready.extend(zip(range(first, self._next), got, strict=True))
-        self.low = self._ahead // 2
+        self.low = len(self.ready) + 1 if self._owes else self._ahead // 2
         begun = min(self._told_waiting, self._next - first)
         self._told_waiting -= begun
         self._told_started = max(self._told_started, first + begun)
@@ -102,6 +103,7 @@ class Reader:
                 break
         self._limit = self._next + self.waiting
         self.low = 0
+        self._owes = False
         if not self._pushed:
             self._ahead = 1
         session.send(Frame(RETURN, self.channel, pack_ranges(_ranges(numbers))), now)
@@ -197,6 +199,9 @@ class Reader:
 
     def ask_ahead(self, session: Session, now: float) -> None:
         """Less than `low` is ready and the caller goes on working: ask for more, in good time."""
+        if self._owes:
+            self._owes = False
+            self._report(session, now)
         self._adapt(now)
         if self._pushed:
             self._ask_pushed(session, now)
@@ -258,6 +263,8 @@ class Reader:
         if self._keeps:
             held = sorted(self.held.values()) if self.owner is None else () if self.current < 0 else (self.current,)
         begun = min(self.waiting, self._next - started)  # callers that were woken, and have not run yet
+        if started + begun < self._told_started and not self._keeps:
+            self._owes, self.low = True, len(self.ready) + 1
         self._told_waiting = self.waiting - begun
         self._told_started = started + begun
         self._reported = started

@@ -67,7 +67,7 @@ def test_a_received_handle_loads_its_transport_without_discovery(transport: str)
     loaded = loaded_after(code, pickle.dumps(q).hex())
     assert q.get(timeout=20) == ("here", 1)
     assert "stevedore" not in loaded
-    assert {"fiberq_zmq", "fiberq_nng"} & loaded == {f"fiberq_{transport}"}
+    assert {"fiberq_zmq", "fiberq_nng", "fiberq_stream"} & loaded == {f"fiberq_{transport}"}
     assert ("pynng" if transport == "zmq" else "zmq") not in loaded
 
 

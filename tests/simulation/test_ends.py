@@ -97,6 +97,29 @@ class Node:
         return device.qsize()
 
 
+@pytest.mark.parametrize("told", [Reader.cancel, Reader.progress])
+@pytest.mark.parametrize("taken", [True, False])
+def test_a_pipes_message_that_poll_found_is_finished_when_it_is_taken(told: Any, taken: bool) -> None:
+    """The node is told that what `poll` found is not started; so it must be told at once when `recv` takes it."""
+    node = Node("pipe")
+    client, other = node.client("polls", "r"), node.client("other", "r")
+    assert node.get(other) is None
+    node.ask(client)
+    node.settle()
+    node.put(node.creator, b"message")
+    reader = client.readers[CHANNEL]
+    reader.waiting = 0
+    told(reader, client.session, node.now)
+    node.settle()
+    if taken:
+        assert reader.take(1) == (0, b"message")
+        if len(reader.ready) < reader.low:  # as every caller does
+            reader.ask_ahead(client.session, node.now)
+        node.settle()
+    node.kill("polls")
+    assert node.get(other) == (None if taken else b"message")
+
+
 @pytest.fixture(params=["release", "goodbye"])
 def way(request: pytest.FixtureRequest) -> str:
     return str(request.param)
