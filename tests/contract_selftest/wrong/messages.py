@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import Counter, deque
 from collections.abc import Hashable, Sequence
@@ -390,16 +389,3 @@ class RenamesAPeerAfterAThousandMessages(Right):
                     self.call(self.real[event.peer], ("again", event.peer))
                     return event._replace(peer=("again", event.peer))
             return event
-
-
-class SharesALockWithWhoeverSends(Right):
-    """A client's `recv(0)` takes a lock that is let go a tenth of a second later, when there is no message."""
-
-    breaks = "TIME-1"
-
-    class Client(Client):
-        def recv(self, timeout: float | None) -> Sequence[Buffer] | None:
-            parts = super().recv(timeout)
-            if parts is None and timeout == 0:
-                threading.Event().wait(0.1)
-            return parts
