@@ -7,6 +7,7 @@ import gc
 import json
 import multiprocessing
 import os
+import subprocess
 import sys
 import threading
 import time
@@ -65,6 +66,9 @@ def talk(stage: Stage) -> None:
     client = stage.connect(stage.transport_class(), stage.args["address"])
     for number in range(stage.args["count"]):
         client.send([b"%d" % number, bytes(stage.args.get("size", 10))])
+    if stage.args.get("helper"):
+        # In this process's group, so that it ends with the test.
+        subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], close_fds=False)
     stage.tell("ready")
     for _ in range(100_000):
         parts = client.recv(PATIENCE)

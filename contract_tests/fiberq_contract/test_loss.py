@@ -16,12 +16,10 @@ from .processes import Child
 from .rules import proving, rule
 
 
-def talker(lab: Lab, hub: Hub, count: int = 1) -> tuple[Child, Hashable]:
-    """A client in a process of its own that sent `count` messages, all of them received; and its peer."""
-    child = lab.child("talk", address=hub.address, count=count)
+def talker(lab: Lab, hub: Hub, **args: object) -> tuple[Child, Hashable]:
+    """A client in a process of its own that sent a message, which was received; and its peer."""
+    child = lab.child("talk", address=hub.address, count=1, **args)
     peer = hub.take(30).peer
-    for _ in range(count - 1):
-        hub.take_from(peer)
     child.expect("ready")
     return child, peer
 
@@ -55,6 +53,19 @@ def test_a_killed_client_is_lost_within_100_ms(lab: Lab) -> None:
         assert not hub.late
     with proving("LOSS-3"):
         assert len(hub.lost) == len(set(hub.lost))
+
+
+@rule("LOSS-1")
+def test_a_killed_client_is_lost_although_a_program_that_it_started_lives(lab: Lab) -> None:
+    hub = lab.hub()
+
+    def measure() -> float:
+        child, peer = talker(lab, hub, helper=True)
+        started = time.monotonic()
+        child.signal(signal.SIGKILL)
+        return loss_after(hub, peer, started)
+
+    assert_within(LOSS_LIMIT, measure)
 
 
 @rule("LOSS-2", "LOSS-3")

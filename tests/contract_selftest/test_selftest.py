@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pytest
 from fiberq_contract.report import Report
 from fiberq_contract.rules import RULES
+from runs import Runs, broken
 from wrong import everyone, usable
 from wrong.right import Right
 
-if TYPE_CHECKING:
-    from conftest import Runs
-
 BY_NAME = {each.name: each for each in everyone()}
-NAMES = [each.name for each in usable()]
-
-
-def broken(report: Report) -> set[str]:
-    return {each.id for each in report.having("broken")}
+EACH_WRONG_ONE = pytest.mark.parametrize("name", [each.name for each in usable()])
 
 
 def story(report: Report) -> str:
@@ -41,20 +33,23 @@ def test_no_two_wrong_transports_have_the_same_name() -> None:
     assert len(BY_NAME) == len(everyone())
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_the_suite_notices_it(name: str, runs: Runs) -> None:
-    report = runs.report(name)
-    assert broken(report) == {BY_NAME[name].breaks}, story(report)
-
-
+@pytest.mark.run(full=True)
 @pytest.mark.parametrize("name", [Right.name])
 def test_the_right_one_keeps_every_rule(name: str, runs: Runs) -> None:
-    report = runs.report(name)
+    report = runs.report(name, full=True)
     assert report.right, story(report)
 
 
-@pytest.mark.full
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.run(full=False)
+@EACH_WRONG_ONE
+def test_the_suite_notices_it(name: str, runs: Runs) -> None:
+    report = runs.report(name, full=False)
+    assert broken(report) == {BY_NAME[name].breaks}, story(report)
+
+
+@pytest.mark.slow
+@pytest.mark.run(full=True)
+@EACH_WRONG_ONE
 def test_the_suite_blames_no_other_rule(name: str, runs: Runs) -> None:
     report = runs.report(name, full=True)
     wrong = BY_NAME[name]

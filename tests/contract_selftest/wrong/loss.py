@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import stat
 import threading
 import time
 from collections import Counter, deque
@@ -42,6 +45,20 @@ class NoticesDeathAtTicks(Right):
             if isinstance(event, PeerLost) and (timeout is None or timeout > 1) and not said_farewell():
                 time.sleep(0.5)
             return event
+
+
+class LetsItsDescriptorsBeInherited(Right):
+    """The programs that a client's process starts inherit the connection, and keep it open."""
+
+    breaks = "LOSS-1"
+
+    class Client(Client):
+        def connect(self, address: str, timeout: float | None) -> None:
+            super().connect(address, timeout)
+            for each in os.listdir("/dev/fd"):
+                with contextlib.suppress(OSError):
+                    if stat.S_ISSOCK(os.fstat(int(each)).st_mode):
+                        os.set_inheritable(int(each), True)
 
 
 class NoticesFarewellsAtTicks(Right):

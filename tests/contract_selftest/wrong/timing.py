@@ -8,7 +8,7 @@ import select
 import signal
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 from fiberq.abc import Buffer, Message, PeerLost
 from fiberq.errors import FiberqError
@@ -289,6 +289,29 @@ class StaysReadableAfterMany(Right):
             elif self.received == 10:
                 self.flag.set()
             return parts
+
+
+class AnnouncesALargeMessage(Right):
+    """The first bytes of a large message make the client's descriptor readable."""
+
+    breaks = "READY-2"
+
+    class Server(Server):
+        def send(self, peer: Hashable, parts: Sequence[Buffer]) -> None:
+            if sum(map(length, parts)) >= 500_000:
+                super().send(peer, [ANNOUNCEMENT])
+            super().send(peer, parts)
+
+    class Client(Client):
+        def recv(self, timeout: float | None) -> Sequence[Buffer] | None:
+            deadline = time.monotonic() + (timeout or 0)
+            parts = super().recv(timeout)
+            if parts and len(parts) == 1 and bytes(parts[0]) == ANNOUNCEMENT:
+                return super().recv(timeout and max(0, deadline - time.monotonic()))
+            return parts
+
+
+ANNOUNCEMENT = b"half of a message"
 
 
 class SendingSwallowsTheEdge(Right):
