@@ -66,11 +66,11 @@ class SaysNothingWhenWoken(Right):
 
     class Client(Client):
         def recv(self, timeout: float | None) -> Sequence[Buffer] | None:
-            before = self.closed
+            started = time.monotonic()
             try:
                 return super().recv(timeout)
             except ClosedError:
-                if before:
+                if time.monotonic() - started < 0.05:
                     raise
                 return None
 
@@ -373,7 +373,7 @@ class EndsBadlyWhenSpawned(Right):
     class Client(Client):
         def connect(self, address: str, timeout: float | None) -> None:
             super().connect(address, timeout)
-            if "__mp_main__" in sys.modules:
+            if any("spawn_main" in each for each in sys.orig_argv):
                 atexit.register(os._exit, 3)
 
 

@@ -30,7 +30,7 @@ class FarewellClient(Client):
 
 
 def said_farewell() -> bool:
-    return time.monotonic() - last_farewell < 0.3
+    return time.monotonic() - last_farewell < 0.1
 
 
 class NoticesDeathAtTicks(Right):
@@ -200,7 +200,7 @@ class DropsTheLastMessageOfTheDead(Right):
 
         def recv(self, timeout: float | None) -> Sequence[Buffer] | None:
             parts, self.held = self.held, None
-            if parts is None:
+            if parts is None or self.closed:
                 parts = super().recv(timeout)
             if parts is not None:
                 try:
