@@ -281,25 +281,22 @@ class ConnectsAgain(Right):
 
     class Client(Client):
         another: ClientSocket | None = None
-        trying = False
+        connected = False
 
-        def again(self) -> None:
-            another = self.transport.inner.client(self.credentials)
-            try:
+        def again(self, another: ClientSocket) -> None:
+            with contextlib.suppress(FiberqError):
                 another.connect(self.address, 3.0)
-                self.another = another
-            except FiberqError:
-                another.close()
+                self.connected = True
 
         def recv(self, timeout: float | None) -> Sequence[Buffer] | None:
-            if self.another is not None and not self.closed:
+            if self.another is not None and self.connected:
                 return self.another.recv(timeout)
             try:
                 return super().recv(timeout)
             except ConnectionLost:
-                if not self.trying:
-                    self.trying = True
-                    threading.Thread(target=self.again, daemon=True).start()
+                if self.another is None:
+                    self.another = self.transport.inner.client(self.credentials)
+                    threading.Thread(target=self.again, args=[self.another], daemon=True).start()
                 raise
 
         def close(self) -> None:

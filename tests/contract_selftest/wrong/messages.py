@@ -22,14 +22,14 @@ class LosesTheLastPartOfTheMost(Right):
             super().send(parts[: MAX_PARTS - 1])
 
 
-class DropsAnEmptyLastPart(Right):
-    """An empty last part, behind others, does not arrive."""
+class DropsOneOfTwoEmptyParts(Right):
+    """An empty last part behind another empty one does not arrive."""
 
     breaks = "MSG-1"
 
     class Server(Server):
         def send(self, peer: Hashable, parts: Sequence[Buffer]) -> None:
-            super().send(peer, parts[:-1] if len(parts) > 1 and not length(parts[-1]) else parts)
+            super().send(peer, parts[:-1] if [*map(length, parts[-2:])] == [0, 0] else parts)
 
 
 class CountsLengthsIn24Bits(Right):
@@ -104,7 +104,7 @@ class TakesBuffersBackAtClose(Right):
 
 
 class DropsOneInThreeHundred(Right):
-    """A client drops every 300th message."""
+    """A client drops every 300th message of several parts."""
 
     breaks = "MSG-5"
 
@@ -112,13 +112,13 @@ class DropsOneInThreeHundred(Right):
         sent = 0
 
         def send(self, parts: Sequence[Buffer]) -> None:
-            self.sent += 1
-            if self.sent % 300:
+            self.sent += len(parts) > 1
+            if len(parts) < 2 or self.sent % 300:
                 super().send(parts)
 
 
 class SendsOneInThreeHundredTwice(Right):
-    """A server sends every 300th message to a peer twice."""
+    """A server sends every 300th message of several parts to a peer twice."""
 
     breaks = "MSG-5"
 
@@ -128,13 +128,13 @@ class SendsOneInThreeHundredTwice(Right):
 
         def send(self, peer: Hashable, parts: Sequence[Buffer]) -> None:
             super().send(peer, parts)
-            self.sent[peer] += 1
-            if not self.sent[peer] % 300:
+            self.sent[peer] += len(parts) > 1
+            if len(parts) > 1 and not self.sent[peer] % 300:
                 super().send(peer, parts)
 
 
 class LetsTheSmallOvertakeTheLarge(Right):
-    """A small message overtakes a large one that a client sent just before."""
+    """A small message overtakes one of 100 kB that a client sent just before."""
 
     breaks = "MSG-5"
 
@@ -150,7 +150,7 @@ class LetsTheSmallOvertakeTheLarge(Right):
             if not self.waiting:
                 return None
             first = self.waiting.popleft()
-            if _size(first) < 100_000:
+            if not 100_000 <= _size(first) < 200_000:
                 return first
             behind = next((each for each in self.waiting if each.peer == first.peer), None)
             if behind is None or not 0 < _size(behind) < 200:
