@@ -8,7 +8,9 @@ import json
 import multiprocessing
 import os
 import signal
+import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -65,6 +67,9 @@ def talk(stage: Stage) -> None:
     client = stage.connect(stage.transport_class(), stage.args["address"])
     for number in range(stage.args["count"]):
         client.send([b"%d" % number, bytes(stage.args.get("size", 10))])
+    if stage.args.get("helper"):
+        # In this process's group, so that it ends with the test.
+        subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], close_fds=False)
     stage.tell("ready")
     for _ in range(100_000):
         parts = client.recv(PATIENCE)
@@ -151,7 +156,28 @@ class Kit:
         self.transport = stage.transport_class()
         self.client = stage.connect(self.transport, stage.args["address"])
         self.server = self.transport.server(stage.credentials)
-        self.server.bind(stage.free_address(self.transport))
+        self.address = self.server.bind(stage.free_address(self.transport))
+
+    def check_server(self, stage: Stage) -> None:
+        """See that somebody can still connect to the server."""
+        client = self.transport.client(stage.credentials)
+        failures: list[BaseException] = []
+
+        def connect() -> None:
+            try:
+                client.connect(self.address, PATIENCE)
+                client.send([b"anybody there?"])
+            except BaseException as error:
+                failures.append(error)
+
+        threading.Thread(target=connect, daemon=True).start()
+        deadline = time.monotonic() + PATIENCE
+        while not isinstance(self.server.recv(0.01), Message):
+            if failures:
+                raise failures[0]
+            if time.monotonic() > deadline:
+                raise AssertionError("nobody can connect to the server that was made before the fork")
+        client.close()
 
     def drop(self) -> None:
         """Let go of everything without closing it."""
@@ -173,6 +199,7 @@ def fork(stage: Stage) -> None:
     another = stage.connect(kit.transport, stage.args["address"])
     check_echo(another, b"a new client after the fork")
     another.close()
+    kit.check_server(stage)
     kit.close()
     stage.tell("done")
 

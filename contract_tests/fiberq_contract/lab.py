@@ -38,8 +38,8 @@ __all__ = [
 P = ParamSpec("P")
 T = TypeVar("T")
 
-PATIENCE = 10.0
-"""Seconds after which something that must happen is taken for never happening."""
+PATIENCE = float(os.environ.get("FIBERQ__CONTRACT_PATIENCE", "10"))
+"""Seconds after which something that must happen is taken for never happening. The start of a process takes longer."""
 
 LOSS_LIMIT = 0.1
 """Seconds within which the contract wants a lost peer or server to be noticed."""

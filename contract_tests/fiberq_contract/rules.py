@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import re
+from collections.abc import Iterator
 from importlib.resources import files
 from typing import NamedTuple
 
@@ -14,7 +16,7 @@ import pytest
 
 from fiberq.abc import Capabilities
 
-__all__ = ["AREAS", "RULES", "BrokenRule", "Rule", "proofs", "rule"]
+__all__ = ["AREAS", "RULES", "BrokenRule", "Rule", "proofs", "proving", "rule"]
 
 _AREA = re.compile(r"^## (?P<title>.+)$", re.MULTILINE)
 _RULE = re.compile(
@@ -82,6 +84,17 @@ class BrokenRule(AssertionError):
         *rules, text = rules_and_text
         super().__init__(text)
         self.rules = tuple(RULES[each].id for each in rules)
+
+
+@contextlib.contextmanager
+def proving(*rules: str) -> Iterator[None]:
+    """What fails in this part of a test that proves several rules breaks these, and not the others."""
+    try:
+        yield
+    except BrokenRule:
+        raise
+    except (Exception, pytest.fail.Exception) as error:
+        raise BrokenRule(*rules, str(error) or type(error).__name__) from error
 
 
 def rule(*ids: str) -> pytest.MarkDecorator:

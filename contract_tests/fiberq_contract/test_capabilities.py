@@ -21,7 +21,10 @@ def test_the_class_is_a_transport_of_this_api_version(lab: Lab) -> None:
     assert isinstance(lab.capabilities, Capabilities)
     assert lab.capabilities.schemes
     assert all(re.fullmatch(r"[a-z][a-z0-9+.-]*", scheme) for scheme in lab.capabilities.schemes)
-    lab.transport_class().close()
+    transport = lab.transport_class()
+    assert isinstance(transport, lab.transport_class)
+    assert transport.capabilities == lab.capabilities, "an instance declares something else than its class"
+    transport.close()
 
 
 @rule("CAP-2")

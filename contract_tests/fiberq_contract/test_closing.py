@@ -150,6 +150,18 @@ def test_a_server_that_closes_removes_its_ipc_file(lab: Lab) -> None:
     eventually(lambda: os.listdir(lab.directory) == [os.path.basename(other.address)], "the closed server's files go")
 
 
+@rule("CLOSE-5")
+@pytest.mark.scheme("ipc")
+def test_a_server_that_failed_to_bind_takes_nobodys_ipc_file_away(lab: Lab) -> None:
+    hub = lab.hub()
+    second = lab.server()
+    with lab.raises_ours(TransportError):
+        second.bind(hub.address)
+    lab.join(hub)
+    second.close()
+    lab.join(hub)
+
+
 @rule("CLOSE-6")
 def test_closing_a_transport_closes_its_sockets_and_no_others(lab: Lab) -> None:
     hub = lab.hub()

@@ -12,7 +12,7 @@ from fiberq.abc import Credentials, Transport
 from fiberq.errors import ConnectError, FiberqError, TransportError
 
 from .lab import Hub, Lab, Link
-from .rules import rule
+from .rules import proving, rule
 from .strangers import Relay
 
 OTHER = Credentials(bytes(range(32)))
@@ -84,11 +84,13 @@ def test_a_client_without_the_credentials_is_refused_and_the_honest_one_goes_on(
     secured(lab)
     hub = lab.hub()
     honest = lab.join(hub)
-    refused(lab, hub, credentials)
-    for link in (honest, lab.join(hub)):
-        hub.socket.send(link.peer, [b"welcome"])
-        assert hub.hear(link.client) == [b"welcome"]
-    assert honest.peer not in hub.lost
+    with proving("AUTH-3"):
+        refused(lab, hub, credentials)
+    with proving("AUTH-5"):
+        for link in (honest, lab.join(hub)):
+            hub.socket.send(link.peer, [b"welcome"])
+            assert hub.hear(link.client) == [b"welcome"]
+        assert honest.peer not in hub.lost
 
 
 @rule("AUTH-3")
@@ -161,6 +163,10 @@ def test_neither_the_secret_nor_a_message_can_be_read_from_the_wire(lab: Lab) ->
         relay.close()
 
 
+def in_base64(secret: bytes) -> str:
+    return base64.b64encode(secret).decode()
+
+
 @rule("AUTH-7")
 @pytest.mark.credentials
 def test_no_repr_and_no_error_shows_the_secret(lab: Lab) -> None:
@@ -173,7 +179,11 @@ def test_no_repr_and_no_error_shows_the_secret(lab: Lab) -> None:
     link.client.close()
     with lab.raises_ours(FiberqError) as more:
         link.client.recv(0)
-    texts += [f"{each!r} {each!s}" for each in (*errors, *more)]
-    forms = [secret.decode(), secret.hex(), base64.b64encode(secret).decode(), repr(secret)]
+    stranger = lab.transport.client(OTHER)
+    with lab.raises_ours(FiberqError) as refusals:
+        hub.connect(stranger, REFUSAL)
+    stranger.close()
+    texts += [f"{each!r} {each!s}" for each in (*errors, *more, *refusals)]
+    forms = [secret.decode(), *(form(each) for each in (secret, OTHER.secret) for form in (repr, bytes.hex, in_base64))]
     for text in texts:
         assert not any(form.lower() in text.lower() for form in forms), text

@@ -9,7 +9,7 @@ import pytest
 from fiberq.errors import AddressError, ClosedError, ConnectError, ConnectionLost, FiberqError, TransportError
 
 from .lab import PATIENCE, Lab
-from .rules import rule
+from .rules import proving, rule
 from .strangers import mute_listener, nobody
 
 Mistake = Callable[[Lab], "tuple[FiberqError, str]"]
@@ -111,6 +111,7 @@ def test_a_mistake_raises_fiberqs_error_and_the_built_in_that_goes_with_it(lab: 
 @rule("ERR-2")
 @MISTAKES
 def test_an_error_names_the_transport_and_the_address(lab: Lab, mistake: Mistake) -> None:
-    error, address = mistake(lab)
+    with proving("ERR-1"):
+        error, address = mistake(lab)
     assert lab.name.lower() in str(error).lower(), f"{str(error)!r} does not name the transport {lab.name}"
     assert address in str(error), f"{str(error)!r} does not name the address {address}"

@@ -6,6 +6,7 @@ import hashlib
 import random
 import signal
 import time
+from array import array
 from collections import deque
 from collections.abc import Sequence
 
@@ -85,6 +86,9 @@ def test_every_kind_of_buffer_can_be_sent(lab: Lab) -> None:
         memoryview(b""),
     ]
     round_trip(hub, link, kinds)
+    # Views whose items are larger than a byte: their `len` is not their size.
+    for count in (5, 100_000):
+        round_trip(hub, link, [memoryview(array("d", range(count))), memoryview(array("i", [-1] * count))])
     for size in (10, 300_000):
         round_trip(hub, link, [bytearray(size), memoryview(bytearray(size)), memoryview(bytes(size))[1:]])
 
@@ -257,7 +261,9 @@ def test_what_a_client_sent_leaves_without_a_further_call(lab: Lab) -> None:
     hub = lab.hub()
     link = lab.join(hub)
     link.client.send([bytes(20_000_000)])
+    link.client.send([b"and a small one"])
     assert len(hub.take_from(link.peer)[0]) == 20_000_000
+    assert hub.take_from(link.peer) == [b"and a small one"]
     hub.socket.send(link.peer, [b"thanks"])
     hub.until(lambda: readable(link.client.fileno()), "the reply makes the client readable")
     assert plain(link.client.recv(0)) == [b"thanks"]

@@ -26,7 +26,7 @@ from .rules import BrokenRule, rule
 MAX_CLIENTS = 6
 LARGEST = 3_000_000
 """Bytes in one part."""
-SHRINKING = 15.0
+SHRINKING = 1.5 * PATIENCE
 """Seconds in which Hypothesis may look for a smaller example."""
 
 _PATTERN = bytes(range(251)) * (LARGEST // 251 + 2)  # a part is a piece of it, so that one that is shifted differs
@@ -88,6 +88,8 @@ class Machine(RuleBasedStateMachine):
         self.clients: list[Client] = []
         self.known: dict[Hashable, Client] = {}
         self.lost: set[Hashable] = set()
+        self.dropped: list[list[bytes]] = []
+        """What was sent to lost peers."""
         self.listen()
 
     def listen(self) -> None:
@@ -140,6 +142,7 @@ class Machine(RuleBasedStateMachine):
         self.log.append(f"the server sends {shape} to a lost peer")
         with self.nothing_raised("ROUTE-4", "a message to a lost peer raises"):
             self.server.send(peer, [part.kind(part.data()) for part in shape])
+        self.dropped.append([part.data() for part in shape])
 
     @step(timeout=TIMEOUTS)
     def receive(self, timeout: float) -> None:
@@ -259,6 +262,8 @@ class Machine(RuleBasedStateMachine):
         others = [each for each in self.clients if each is not client]
         if any(parts in (*each.to_server, *each.to_client) and parts for each in others):
             raise BrokenRule("ROUTE-1", f"{who} receives what belongs to another: {_shape(parts)}")
+        if parts in self.dropped:
+            raise BrokenRule("ROUTE-4", f"{who} receives what is for a lost peer: {_shape(parts)}")
         if parts in expected:
             raise BrokenRule("MSG-5", f"{who} receives {_shape(parts)} too early, or what was before it is lost")
         if not expected or parts == client.last:

@@ -137,6 +137,17 @@ def test_the_descriptor_stays_quiet_while_the_client_only_sends(lab: Lab) -> Non
     assert not readable(link.client.fileno(), 0.2)
 
 
+@rule("READY-2")
+def test_half_a_message_does_not_make_the_descriptor_readable(lab: Lab) -> None:
+    hub = lab.hub()
+    link = lab.join(hub)
+    for size in (1_000_000, 20_000_000):
+        hub.socket.send(link.peer, [bytes(size)])
+        hub.until(lambda: readable(link.client.fileno()), "the descriptor is readable")
+        assert list(map(len, plain(link.client.recv(0)))) == [size]
+    assert not readable(link.client.fileno())
+
+
 def by_select(fileno: int) -> bool:
     return bool(select.select([fileno], [], [], 0)[0])
 

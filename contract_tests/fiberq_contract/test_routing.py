@@ -17,6 +17,13 @@ def test_a_reply_reaches_only_its_peer(lab: Lab) -> None:
         hub.socket.send(message.peer, [b"reply", plain(message.parts)[1]])
     for which, link in enumerate(links):
         assert hub.hear(link.client) == [b"reply", b"%d" % which]
+    # What is still leaving for one peer does not get to another.
+    for size in (10, 100_000, 4_000_000):
+        for which, link in enumerate(links):
+            hub.socket.send(link.peer, [b"%d" % which, bytes(size)])
+        for which, link in enumerate(links):
+            number, content = hub.hear(link.client)
+            assert [int(number), len(content)] == [which, size]
     hub.drive(0.05)
     assert all(link.client.recv(0) is None for link in links)
 
@@ -27,10 +34,11 @@ def test_one_request_gets_many_replies(lab: Lab) -> None:
     links = [lab.join(hub) for _ in range(2)]
     links[0].client.send([b"request"])
     peer = hub.take().peer
-    for number in range(30):
-        hub.socket.send(peer, [b"%d" % number])
-    for number in range(30):
-        assert hub.hear(links[0].client) == [b"%d" % number]
+    for first in range(0, 600, 30):
+        for number in range(first, first + 30):
+            hub.socket.send(peer, [b"%d" % number])
+        for number in range(first, first + 30):
+            assert hub.hear(links[0].client) == [b"%d" % number]
     assert links[1].client.recv(0) is None
 
 
@@ -50,7 +58,7 @@ def test_messages_reach_peers_that_did_not_ask(lab: Lab) -> None:
 def test_a_client_that_connects_again_is_a_new_peer(lab: Lab) -> None:
     hub = lab.hub()
     seen = set()
-    for _ in range(20):
+    for _ in range(300):
         link = lab.join(hub)
         assert link.peer not in seen
         seen.add(link.peer)
@@ -89,3 +97,6 @@ def test_a_peer_keeps_its_name(lab: Lab) -> None:
             message = hub.take()
             assert message.peer == link.peer
             assert hash(message.peer) == hash(link.peer)
+    for _ in range(1100):
+        links[0].client.send([b"and again"])
+        assert hub.take().peer == links[0].peer
