@@ -196,8 +196,8 @@ def test_a_signal_handler_that_raises_interrupts_connect(lab: Lab, interrupts: I
     with mute_listener(lab) as address:
 
         def measure() -> float:
-            sent = interrupts(0.1, True)
             client = lab.client()
+            sent = interrupts(0.1, True)
             with pytest.raises(InterruptedByTestError):
                 client.connect(address, 5.0)
             took = time.monotonic() - sent[0]
