@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import select
 import signal
 import time
+import weakref
 from collections import Counter
 from collections.abc import Hashable, Sequence
 
@@ -323,18 +325,26 @@ class SendingSwallowsTheEdge(Right):
     class Client(FlagClient):
         def set_up(self) -> None:
             super().set_up()
-            self.either.modify(self.inner_fileno, select.EPOLLIN | select.EPOLLET)
+            self.arm()
+
+        def arm(self) -> None:
+            with contextlib.suppress(OSError, ValueError):  # it is closed
+                self.either.modify(self.inner_fileno, select.EPOLLIN | select.EPOLLET)
 
         def send(self, parts: Sequence[Buffer]) -> None:
-            super().send(parts)
             if not self.closed:
                 self.either.poll(0)
+            try:
+                super().send(parts)
+            except FiberqError:
+                self.arm()
+                raise
 
         def recv(self, timeout: float | None) -> Sequence[Buffer] | None:
-            parts = super().recv(timeout)
-            if not self.closed:
-                self.either.modify(self.inner_fileno, select.EPOLLIN | select.EPOLLET)
-            return parts
+            try:
+                return super().recv(timeout)
+            finally:
+                self.arm()
 
 
 class HasADescriptorThatSelectDoesNotTake(Right):
@@ -346,13 +356,13 @@ class HasADescriptorThatSelectDoesNotTake(Right):
         def set_up(self) -> None:
             super().set_up()
             self.high = fcntl.fcntl(self.either.fileno(), fcntl.F_DUPFD_CLOEXEC, 1100)
+            self.close_high = weakref.finalize(self, os.close, self.high)
 
         def fileno(self) -> int:
             return super().fileno() if self.closed else self.high
 
         def close(self) -> None:
-            if not self.closed:
-                os.close(self.high)
+            self.close_high()
             super().close()
 
 
