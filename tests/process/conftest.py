@@ -25,7 +25,7 @@ from support import Crew, Program  # noqa: E402
 
 from fiberq import config  # noqa: E402
 
-TRANSPORTS = os.environ.get("FIBERQ__TEST_TRANSPORTS", "zmq,nng").split(",")
+TRANSPORTS = os.environ.get("FIBERQ__TEST_TRANSPORTS", "zmq,nng,stream").split(",")
 METHODS = ["spawn", "forkserver", "fork"]
 HANG = 60
 """Seconds that a test may take before it is taken for hanging."""
