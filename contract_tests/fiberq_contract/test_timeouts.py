@@ -76,15 +76,16 @@ def test_a_servers_timeout_is_kept_while_clients_come_and_go(lab: Lab) -> None:
         visits = Call(visit, stop)
         # A loss ends the call early, and rightly; so wait on with what is left, as the core does.
         started = time.monotonic()
-        while (left := started + 0.3 - time.monotonic()) > 0:
-            if hub.socket.recv(left) is None:
-                assert time.monotonic() - started > 0.28, "returned too early"
-                break
-        took = time.monotonic() - started
-        stop.set()
-        hub.until(visits.done, "the visitor ends")
-        visits.result()
-        return took
+        try:
+            while (left := started + 0.3 - time.monotonic()) > 0:
+                if hub.socket.recv(left) is None:
+                    assert time.monotonic() - started > 0.28, "returned too early"
+                    break
+            return time.monotonic() - started
+        finally:
+            stop.set()
+            hub.until(visits.done, "the visitor ends")
+            visits.result()
 
     assert_within(0.3 + LATE, measure)
 
