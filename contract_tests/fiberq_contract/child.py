@@ -7,7 +7,6 @@ import gc
 import json
 import multiprocessing
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -123,17 +122,6 @@ def serve(stage: Stage) -> None:
             return
         else:
             server.send(event.peer, event.parts)
-
-
-def stall(stage: Stage) -> None:
-    """Be a server that stops itself as soon as it has begun to send a large message."""
-    server = stage.transport_class().server(stage.credentials)
-    stage.tell("address " + server.bind(stage.free_address(stage.transport_class())))
-    for _ in range(100_000):
-        event = server.recv(PATIENCE)
-        if isinstance(event, Message):
-            server.send(event.peer, [bytes(stage.args["size"])])
-            os.kill(os.getpid(), signal.SIGSTOP)
 
 
 def abandon(stage: Stage) -> None:
@@ -289,7 +277,7 @@ def echo_once(name: str, secret: bytes | None, address: str, line: Connection) -
     transport.close()
 
 
-ROLES = {each.__name__: each for each in (talk, crowd, chatter, serve, stall, abandon, fork, fork_refused)}
+ROLES = {each.__name__: each for each in (talk, crowd, chatter, serve, abandon, fork, fork_refused)}
 
 
 if __name__ == "__main__":

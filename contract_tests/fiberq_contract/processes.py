@@ -79,10 +79,6 @@ class Child:
     def signal(self, number: signal.Signals) -> None:
         self._process.send_signal(number)
 
-    def stopped(self) -> bool:
-        """Whether the child is stopped, by itself or by a signal."""
-        return os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WNOWAIT | os.WNOHANG) is not None
-
     def kill(self) -> None:
         """Kill the child and all that it started, and return when it is gone; idempotent."""
         self._reap()

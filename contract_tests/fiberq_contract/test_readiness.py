@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import select
-import signal
 from collections import deque
 from collections.abc import Callable
 from functools import partial
@@ -12,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from .lab import PATIENCE, Call, Hub, Lab, Link, eventually, plain, readable
+from .lab import Call, Hub, Lab, Link, plain, readable
 from .rules import rule
 
 
@@ -150,26 +149,6 @@ def test_half_a_message_does_not_make_the_descriptor_readable(lab: Lab) -> None:
 
 def by_select(fileno: int) -> bool:
     return bool(select.select([fileno], [], [], 0)[0])
-
-
-@rule("READY-2", "MSG-2")
-def test_half_a_message_is_nothing_to_receive(lab: Lab) -> None:
-    size = 50_000_000
-    child = lab.child("stall", size=size)
-    client = lab.client()
-    client.connect(child.expect("address"), PATIENCE)
-    client.send([b"go"])
-    eventually(child.stopped, "the server stops in the middle of its message")
-    got = None
-    for _ in range(30):
-        if got is None and readable(client.fileno(), 0.01):
-            got = client.recv(0)
-            assert got is not None, "the descriptor is readable, and there is nothing to receive"
-    child.signal(signal.SIGCONT)
-    if got is None:
-        assert readable(client.fileno(), PATIENCE)
-        got = client.recv(0)
-    assert [len(each) for each in plain(got)] == [size]
 
 
 @rule("READY-3")
