@@ -439,35 +439,43 @@ class GivesAnItemTwice(Right):
             return self.kinds[channel] == "pull" and len(readers) == len(writers) == 2 and not readers & writers
 
 
-class LetsAReportOvertakeAResult(Right):
-    """A reader's report overtakes the result that it put into another queue, which is lost if it is killed then."""
+class LetsReportsOvertakeResults(Right):
+    """What one of several readers puts into another queue comes 30 ms behind its reports, or never if it is killed."""
 
     breaks = "PULL-6"
 
     class Server(Looks):
         def set_up(self) -> None:
             super().set_up()
-            self.until: dict[tuple[Hashable, int], float] = {}
+            self.came_at: dict[bytes, float] = {}
 
         def keeps(self, peer: Hashable, frame: Received | None) -> bool:
-            """Keep a result until more comes; swap it and a report behind it; drop it if the peer is lost."""
             if frame is None or frame.kind != PUT or self.kinds[frame.channel] != "pull":
                 return False
-            if frame.channel in (queues := self.read_by(peer, "pull")) or not queues:
+            queues = self.read_by(peer, "pull")
+            if frame.channel in queues or all(len(self.readers[queue]) == 1 for queue in queues):
                 return False
-            mine = [place for place, each in enumerate(self.coming) if each[0] == peer]
-            if len(mine) == 1:
-                return time.monotonic() < self.until.setdefault((peer, frame.seq), time.monotonic() + 0.003)
-            behind = self.coming[mine[1]][1]
-            if behind is None:
-                self.replace(mine[0], hollow(frame))
-                return True
-            if behind.kind != READY:
-                return False
-            self.replace(mine[0], behind._replace(seq=frame.seq))
-            self.replace(mine[1], frame._replace(seq=behind.seq))
-            self.until[peer, behind.seq] = time.monotonic() + 0.02
-            return True
+            self.bring_report_forward(peer)
+            lost = any(each is None for other, each, _ in self.coming if other == peer)
+            place = next(place for place, each in enumerate(self.coming) if each[0] == peer)
+            if lost:
+                self.replace(place, hollow(frame))
+            return lost or time.monotonic() < self.came_at.setdefault(bytes(frame.body), time.monotonic()) + 0.03
+
+        def bring_report_forward(self, peer: Hashable) -> None:
+            """Let a report that comes behind nothing but results come first, and keep the order of the numbers."""
+            places = [
+                place for place, (other, each, _) in enumerate(self.coming) if other == peer and each and each.seq
+            ]
+            coming = [self.coming[place][1] for place in places]
+            kinds = [each.kind for each in coming if each]
+            if READY not in kinds or {*kinds[: kinds.index(READY)]} != {PUT}:
+                return
+            numbers = [each.seq for each in coming if each]
+            coming.insert(0, coming.pop(kinds.index(READY)))
+            for place, number, each in zip(places, numbers, coming, strict=True):
+                if each:
+                    self.replace(place, each._replace(seq=number))
 
 
 class SendsBackInAOneWayPipe(Right):
