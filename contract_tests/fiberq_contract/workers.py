@@ -49,7 +49,7 @@ def digest(item: bytes) -> tuple[int, str]:
 # -- queues --
 
 
-def attach(q: Any) -> None:
+def attach(q: Any, *_: Any) -> None:
     """Become a reader of `q`, which must be empty."""
     if found := get_at_most_one(q, 0):
         raise AssertionError(f"got {found[0]!r} from an empty queue")
