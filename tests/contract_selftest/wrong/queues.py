@@ -195,8 +195,11 @@ class Looks(Server):
         elif frame.kind == READY:
             self.readers[frame.channel].add(peer)
             self.started[use] = frames.read_ready(frame.body).started
-        elif frame.kind == RELEASE and peer == self.makers.get(frame.channel):
-            self.closed_by_maker.add(frame.channel)
+        elif frame.kind == RELEASE:
+            if b"r" in bytes(frame.body):
+                self.readers[frame.channel].discard(peer)
+            if peer == self.makers.get(frame.channel):
+                self.closed_by_maker.add(frame.channel)
 
     def forget(self, peer: Hashable) -> None:
         self.sent.pop(peer, None)
@@ -298,20 +301,26 @@ class GivesANewcomerTheOldOnesItems(Right):
 
 
 class RepeatsWhatIsInherited(Right):
-    """Of what a push queue's reader inherits from a killed one, every fifth delivery carries the one before again."""
+    """Of what a push queue's reader inherits beside its own, every fifth delivery carries the one before again."""
 
     breaks = "PUSH-4"
 
     class Server(Looks):
         def set_up(self) -> None:
             super().set_up()
+            self.own: set[Use] = set()
             self.inherited: defaultdict[Use, list[bytes]] = defaultdict(list)
 
         def outgoing(self, peer: Hashable, frame: Received) -> Received:
-            if frame.kind != DELIVER or self.kinds[frame.channel] != "push" or not frame.body[8]:
+            if frame.kind != DELIVER or self.kinds[frame.channel] != "push":
+                return frame
+            use, is_inherited = Use(peer, frame.channel), frame.body[8]
+            if not is_inherited:
+                self.own.add(use)
+            if not is_inherited or use not in self.own:
                 return frame
             head, items = split(frame)
-            inherited = self.inherited[Use(peer, frame.channel)]
+            inherited = self.inherited[use]
             inherited += items[:1]
             return frame if len(inherited) % 5 or not items else join(frame, head, [inherited[-2], *items[1:]])
 
@@ -444,7 +453,7 @@ class GivesAnItemTwice(Right):
 
 
 class LetsReportsOvertakeResults(Right):
-    """What one of several readers puts, if it is small, falls behind its reports, and is lost if the reader is killed."""
+    """What one of several readers puts, if small, falls behind its reports, and is lost if the reader is killed."""
 
     breaks = "PULL-6"
 
