@@ -435,13 +435,13 @@ class TellsLate(Looks):
 
 
 class TellsAPullReadersLossLate(Right):
-    """The loss of a reader of a pull queue that has got an item is reported 1.1 s late."""
+    """The loss of a reader that has got one item of a pull queue is reported 1.1 s late."""
 
     breaks = "PULL-4"
 
     class Server(TellsLate):
         def is_late(self, peer: Hashable) -> bool:
-            return any(self.delivered[Use(peer, channel)] for channel in self.read_by(peer, "pull"))
+            return any(self.delivered[Use(peer, channel)] == 1 for channel in self.read_by(peer, "pull"))
 
 
 class GivesAnItemTwice(Right):
@@ -538,13 +538,13 @@ class ChangesALargeMessageOfAPipe(Right):
 
 
 class TellsASendersLossLate(Right):
-    """The loss of a process that has sent into a pipe is reported 1.1 s late."""
+    """The loss of a process that has sent one message into a pipe is reported 1.1 s late."""
 
     breaks = "PIPE-3"
 
     class Server(TellsLate):
         def is_late(self, peer: Hashable) -> bool:
-            return bool(self.written_by(peer, "pipe"))
+            return any(self.put[Use(peer, channel)] == 1 for channel in self.written_by(peer, "pipe"))
 
 
 class ForgetsTheLossOfAReceiver(Right):
