@@ -18,7 +18,7 @@ from fiberq.errors import ConnectError, ProtocolError
 from fiberq.protocol import frames
 from fiberq.protocol.frames import ACK, DELIVER, PUT, READY, RELEASE, REPLY, REQUEST, Frame, Received
 
-from .right import Client, Right, Server
+from .right import Client, Right, Server, length
 
 LARGE = 2_000_000
 """Bytes of an item that few tests put."""
@@ -698,7 +698,7 @@ class AcknowledgesTooEarly(Right):
 
 
 class DropsTheLastBeforeGoodbye(Right):
-    """What a process puts last into a pull queue, after a hundred other items, is dropped if it ends at once."""
+    """What a process puts last into a pull queue, after a hundred others of 20 kB, is dropped if it ends at once."""
 
     breaks = "QUEUE-4"
 
@@ -706,7 +706,8 @@ class DropsTheLastBeforeGoodbye(Right):
         def is_hasty(self, peer: Hashable, frame: Received) -> bool:
             if self.kinds[frame.channel] != "pull" or peer == self.makers[frame.channel]:
                 return False
-            return 100 <= self.put[Use(peer, frame.channel)] <= 200
+            size = len(frame.body) + sum(map(length, frame.parts))
+            return size > 20_000 and 100 <= self.put[Use(peer, frame.channel)] <= 200
 
         def drops(self, behind: Received | None) -> bool:
             return behind is not None and behind.kind in (RELEASE, frames.GOODBYE)
