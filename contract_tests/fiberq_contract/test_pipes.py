@@ -240,6 +240,7 @@ def test_poll_tells_whether_recv_would_return(crew: Crew) -> None:
 def test_poll_ends_when_a_message_comes(crew: Crew) -> None:
     a, b = crew.pipe()
     worker = crew.worker(b)
+    assert not worker(workers.poll, 0.0)  # from now on it polls as soon as it is told to
 
     def measure() -> float:
         worker.begin(workers.poll, PATIENCE)

@@ -197,6 +197,8 @@ def test_an_item_whose_reader_is_killed_is_done_by_another_if_its_result_is_not_
     last = crew.worker(q, done)
     total = 2000
     for worker in (*victims, last):
+        worker(workers.attach)  # or the first to come does it all
+    for worker in (*victims, last):
         worker.begin(workers.pass_through)
     workers.put_blobs(q, range(total), size)
     results: set[int] = set()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import multiprocessing
+import os
 import random
 import time
 import traceback
@@ -16,7 +17,7 @@ from multiprocessing.connection import Connection
 from queue import Empty
 from typing import Any
 
-PATIENCE = 10.0
+PATIENCE = float(os.environ.get("FIBERQ__CONTRACT_PATIENCE", "10"))
 """Seconds after which an item that must come is taken for lost."""
 
 
@@ -48,7 +49,7 @@ def digest(item: bytes) -> tuple[int, str]:
 # -- queues --
 
 
-def attach(q: Any) -> None:
+def attach(q: Any, *_: Any) -> None:
     """Become a reader of `q`, which must be empty."""
     if found := get_at_most_one(q, 0):
         raise AssertionError(f"got {found[0]!r} from an empty queue")
