@@ -153,7 +153,7 @@ class Crew:
                 stack.callback(handle.close)
 
 
-@pytest.fixture(params=["spawn", pytest.param("fork", marks=pytest.mark.slow)])
+@pytest.fixture(params=["spawn", "fork"])
 def method(request: pytest.FixtureRequest, pytestconfig: pytest.Config) -> str:
     """How the test's workers are started; forked only where the transport can."""
     if request.param == "fork" and not registry.load(pytestconfig.getoption("--transport")).capabilities.forks:
