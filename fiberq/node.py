@@ -63,6 +63,8 @@ def main(settings: dict[str, Any]) -> None:
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     logging.basicConfig(format="fiberq node: %(message)s")
+    answers = os.dup(1)
+    os.dup2(_error_output(), 1)  # a transport that prints something is no answer
     directory = private_directory()
     try:
         signal.signal(signal.SIGTERM, lambda *_: _end(directory))
@@ -76,17 +78,23 @@ def main(settings: dict[str, Any]) -> None:
             known = isinstance(error, FiberqError)
             answer = {"error": str(error) if known else "".join(traceback.format_exception(error))}
         try:
-            with os.fdopen(1, "w") as ready:
+            with os.fdopen(answers, "w") as ready:
                 ready.write(json.dumps(answer) + "\n")
         except BrokenPipeError:
             return  # nobody is left to read it
         if "error" in answer:
             return
-        os.open(os.devnull, os.O_WRONLY)  # standard output again, and not somebody's pipe
         broker = Broker(os.urandom(8).hex(), **settings["broker"])
         serve(server, broker, settings["spin_us"] / 1e6)
     finally:
         shutil.rmtree(directory, ignore_errors=True)
+
+
+def _error_output() -> int:
+    try:
+        return os.dup(2)
+    except OSError:  # it was closed
+        return os.open(os.devnull, os.O_WRONLY)
 
 
 def _bind(transport: Transport, server: ServerSocket, directory: str) -> str:

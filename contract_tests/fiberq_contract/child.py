@@ -21,6 +21,9 @@ from fiberq.errors import FiberqError
 
 PATIENCE = 20.0
 
+_line = 1
+"""The descriptor of the line to the test."""
+
 
 class Stage:
     """What a role plays with: its transport class, its wire, its arguments, and its line to the test."""
@@ -35,7 +38,7 @@ class Stage:
 
     def tell(self, line: str) -> None:
         """Say a line to the test, whole: forked children share the pipe."""
-        os.write(1, line.encode() + b"\n")
+        os.write(_line, line.encode() + b"\n")
 
     def hear(self) -> str:
         """Wait for the test's next line; the end of the process when the test is gone."""
@@ -281,4 +284,6 @@ ROLES = {each.__name__: each for each in (talk, crowd, chatter, serve, abandon, 
 
 
 if __name__ == "__main__":
+    _line = os.dup(1)
+    os.dup2(2, 1)  # a transport that prints something does not disturb the line
     ROLES[sys.argv[1]](Stage(json.loads(sys.stdin.readline())))

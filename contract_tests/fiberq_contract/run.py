@@ -27,6 +27,9 @@ __all__ = ["run"]
 SILENCE: Final = 100.0
 """Seconds without any news after which the process of the tests is killed; its own watchdog comes first."""
 
+GRACE: Final = 5.0
+"""Seconds that the tests have to end themselves."""
+
 LAST_WORDS: Final = 16
 """Lines of the output of a process that died."""
 
@@ -56,7 +59,7 @@ def run(
         for each in report.add(result):
             on_decided(report, each)
 
-    with tempfile.TemporaryDirectory(prefix="fiberq-contract-") as directory:
+    with tempfile.TemporaryDirectory(prefix="fq") as directory:
         for deaths in range(MAX_DEATHS + 1):
             running, news = "", False
             with contextlib.closing(_Tests(report, Path(directory))) as tests:
@@ -95,6 +98,7 @@ class _Tests:
         # Nothing of the folder in which this is run, and no other plug-in of pytest's, has a say.
         bare = ["-c", os.devnull, "--rootdir", directory, "-p", "no:cacheprovider", "-p", f"{__package__}.plugin"]
         variables = {**environment(), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_ADDOPTS": ""}
+        variables["TMPDIR"] = str(directory)  # so that nothing stays when a test dies
         self._process = subprocess.Popen(
             [sys.executable, "-m", "pytest", "-q", *map(str, bare + arguments)],
             stdin=subprocess.DEVNULL,
@@ -106,10 +110,14 @@ class _Tests:
         )
 
     def close(self) -> None:
-        """Kill the process if it is still there."""
+        """End the process if it is still there: as Ctrl-C does, so that it ends what it started, then by force."""
         if self._process.poll() is None:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.send_signal(signal.SIGINT)
+            try:
+                self._process.wait(GRACE)
+            except subprocess.TimeoutExpired:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
         self._output.close()
 

@@ -9,7 +9,7 @@ from ..errors import PlatformError
 __all__ = ["add_arguments", "run"]
 
 try:
-    from fiberq_contract.__main__ import add_arguments, run
+    from fiberq_contract.command import add_arguments, run
 except ModuleNotFoundError as error:
     missing = error.name
 

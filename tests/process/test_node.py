@@ -149,6 +149,26 @@ except Exception as error:
     running.wait()
 
 
+def test_a_transport_that_prints_something_works(program: type[Program]) -> None:
+    running = program("""
+import os, sys
+from pathlib import Path
+site = Path(os.environ["TMPDIR"]) / "site"
+(site / "noisy-1.dist-info").mkdir(parents=True)
+(site / "noisy-1.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\\nName: noisy\\nVersion: 1\\n")
+(site / "noisy-1.dist-info" / "entry_points.txt").write_text("[fiberq.transports]\\nnoisy = noisy:ZmqTransport\\n")
+(site / "noisy.py").write_text("from fiberq_zmq import ZmqTransport\\nprint('here I am')")
+sys.path.append(str(site))
+from fiberq import SimpleQueue, config
+config.transport = "noisy"
+q = SimpleQueue()
+q.put("works")
+print(q.get())
+""")
+    assert [running.read(), running.read()] == ["here I am", "works"]
+    running.wait()
+
+
 @every_method
 def test_what_a_child_puts_last_arrives_where_the_main_module_makes_queues(method: str, program: type[Program]) -> None:
     running = program(f"""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from xml.etree import ElementTree
 
 import pytest
-from fiberq_contract.__main__ import main
+from fiberq_contract.command import main
 from fiberq_contract.recorder import chosen_rules
 from fiberq_contract.report import Report, Result, compare, dump_json, dump_junit, dump_markdown
 from fiberq_contract.rules import RULES, BrokenRule
@@ -162,6 +162,7 @@ def test_rules_are_chosen_by_id_or_area() -> None:
         (["nosuch"], "no transport is named 'nosuch'"),
         (["zmq", "--rule", "NO-1"], "there is no rule 'NO-1'"),
         (["zmq", "--output", "x"], "--output needs --report"),
+        (["zmq", "--report", "json", "--output", "/nowhere/x"], "--output /nowhere/x: there is no such directory"),
     ],
 )
 def test_wrong_arguments_are_refused(arguments: list[str], text: str, capsys: pytest.CaptureFixture[str]) -> None:
