@@ -9,12 +9,26 @@ if TYPE_CHECKING:
     from typing import Any
 
     from fiberq.connection import Pipe, ZConnection
-    from fiberq.queues import SimpleQueue, SimpleQueuePull, SimpleQueuePush
+    from fiberq.errors import ShutDown
+    from fiberq.queues import JoinableQueue, Queue, SimpleQueue, SimpleQueuePull, SimpleQueuePush
 
-__all__ = ["Pipe", "SimpleQueue", "SimpleQueuePull", "SimpleQueuePush", "ZConnection", "config"]
+__all__ = [
+    "JoinableQueue",
+    "Pipe",
+    "Queue",
+    "ShutDown",
+    "SimpleQueue",
+    "SimpleQueuePull",
+    "SimpleQueuePush",
+    "ZConnection",
+    "config",
+]
 
 _HOMES = {
+    "JoinableQueue": "fiberq.queues",
     "Pipe": "fiberq.connection",
+    "Queue": "fiberq.queues",
+    "ShutDown": "fiberq.errors",
     "ZConnection": "fiberq.connection",
     "SimpleQueue": "fiberq.queues",
     "SimpleQueuePull": "fiberq.queues",

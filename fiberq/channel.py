@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterable
 from pickle import dumps, loads
 from threading import get_ident
 from time import monotonic
@@ -17,8 +18,9 @@ from fiberq.errors import ClosedError, ConnectionEnded, HandleError, NodeError, 
 from fiberq.lifeline import SpawnLifeline
 from fiberq.link import MAX_GATHERED, Link
 from fiberq.links import connect
+from fiberq.protocol.kinds import Kind
 from fiberq.protocol.reader import Reader
-from fiberq.protocol.writer import SMALL, Writer
+from fiberq.protocol.writer import SMALL, Item, Writer
 from fiberq.tree import Endpoint
 
 GATHER = 15
@@ -29,15 +31,34 @@ NOTHING: Any = object()
 
 
 class Channel:
-    """A grip on `sides` ("r", "w" or "rw") of channel `number` of the node at `endpoint`."""
+    """A grip on `sides` ("r", "w" or "rw") of channel `number` of the node at `endpoint`. Errors call it `label`."""
 
-    __slots__ = ("_link", "_pid", "_reader", "_rings", "_token", "_writer", "closed", "endpoint", "number", "sides")
+    __slots__ = (
+        "_last",
+        "_lingers",
+        "_link",
+        "_pid",
+        "_reader",
+        "_rings",
+        "_token",
+        "_writer",
+        "closed",
+        "endpoint",
+        "label",
+        "number",
+        "sides",
+    )
 
-    def __init__(self, endpoint: Endpoint, number: int, sides: str, token: str | None = None) -> None:
+    def __init__(
+        self, endpoint: Endpoint, number: int, sides: str, token: str | None = None, label: str = "handle"
+    ) -> None:
         self.endpoint = endpoint
         self.number = number
         self.sides = sides
         self.closed = False
+        self.label = label
+        self._last: tuple[Link, Writer | None] | None = None  # what it used when it was closed, if it was used
+        self._lingers = True
         self._token = token  # what holds the channel while this handle is in flight
         self._pid = os.getpid()  # the process that it is for, and not one that is forked from that
         self._link: Link | None = None
@@ -46,32 +67,71 @@ class Channel:
         self._rings = False  # it asked for a descriptor
 
     @classmethod
-    def create(cls, link: Link, number: int, kind: str, *sides: str) -> list[Channel]:
-        """Make a channel on the node, and a handle for each of `sides`."""
-        link.create(number, kind, sides)
+    def create(cls, link: Link, kind: Kind, *sides: str, number: int = 0, name: str | None = None) -> list[Channel]:
+        """Make a channel on the node, or find the one with this `name`, and make a handle for each of `sides`.
+
+        Raises `HandleError` when the one with this name is of another kind.
+        """
+        number = link.create(number or new_number(), kind, sides, name)
         made = [cls(link.endpoint, number, side) for side in sides]
         for channel in made:
             channel._link = link
         return made
 
-    def put(self, obj: object, sync: bool = False) -> None:
+    def put(self, obj: object, sync: bool = False, timeout: float | None = None) -> bool:
+        """Put an object; return whether a bounded queue had room for it within `timeout` seconds."""
         item = dumps(obj, 5) if type(obj) in SIMPLE else encode(obj)
         writer = self._writer
         if writer is not None and writer.full and not sync and type(item) is bytes and len(item) < SMALL:
+            if writer.permits is not None and not self._permit(writer, timeout):
+                return False
             items = writer.items
             items.append(item)
             # Whoever opens the way lowers `full` before he looks at `items`, and we look in the other order.
             count = len(items)
             if writer.full and (count & GATHER or (count < MAX_GATHERED and monotonic() < writer.look_at)):
-                return
+                return True
             self._link.relieve(writer)  # type: ignore[union-attr]
-            return
-        link = self.attach()
-        if self._writer is None:
-            self._writer = link.writer(self.number)
-        link.put(self._writer, item)
+            return True
+        return self._put(item, sync, timeout)
+
+    def _put(self, item: Item, sync: bool, timeout: float | None) -> bool:
+        link, writer = self.attach(), self._attached_writer()
+        if writer.permits is not None:
+            link.check_size(item)
+            if not self._permit(writer, timeout):
+                return False
+        link.put(writer, item)
         if sync:
-            link.flush([self._writer], None)
+            link.flush([writer], None)
+        return True
+
+    def put_many(self, objs: Iterable[object], timeout: float | None = None) -> int:
+        """Put objects, all of which are pickled first; return how many a bounded queue had room for in `timeout`."""
+        items = [encode(obj) for obj in objs]
+        link, writer, deadline = self.attach(), self._attached_writer(), _deadline(timeout)
+        for item in items:
+            link.check_size(item)
+        if writer.permits is None:
+            link.put_all(writer, items)
+            return len(items)
+        for number, item in enumerate(items):
+            if not self._permit(writer, _left(deadline)):
+                return number
+            link.put(writer, item)
+        return len(items)
+
+    def _permit(self, writer: Writer, timeout: float | None) -> bool:
+        """Take a slot of a bounded queue; return whether there was one in time."""
+        permits = writer.permits
+        assert permits is not None
+        if len(permits.free) > permits.low and not permits.waiting and writer.ended is None:
+            try:
+                permits.free.pop()
+                return True
+            except IndexError:
+                pass
+        return self._link.permit(writer, _deadline(timeout))  # type: ignore[union-attr]
 
     def get(self, timeout: float | None = None) -> Any:
         """The next object; `NOTHING` if there is none in `timeout` seconds."""
@@ -96,6 +156,34 @@ class Channel:
         item = self.attach().take(self._attached_reader(), _deadline(timeout))
         return NOTHING if item is None else decode(item)
 
+    def get_many(self, most: int, timeout: float | None = None) -> list[Any]:
+        """As `get`, and what else is there at once, up to `most` objects in all; none if there is none in time."""
+        link, reader = self.attach(), self._attached_reader()
+        item = link.take(reader, _deadline(timeout))
+        if item is None:
+            return []
+        objects, items = [decode(item)], link.take_more(reader, most - 1) if most > 1 else []
+        for number, item in enumerate(items):
+            try:
+                objects.append(decode(item))
+            except BaseException:  # it is for the next call to raise, which has nothing else to return
+                link.untake(reader, items[number:])
+                break
+        return objects
+
+    def done(self) -> bool:
+        """The oldest item that this thread got, or else this process, is done; return whether there was one."""
+        return self.attach().done(self._attached_reader())
+
+    def join(self, timeout: float | None) -> bool:
+        """Wait until all items are finished; return whether they are in `timeout` seconds."""
+        deadline = _deadline(timeout)
+        return self.flush(timeout) and self.attach().join(self.number, deadline)
+
+    def shut_down(self, immediate: bool) -> None:
+        """Let nothing more be put by anybody, or, if `immediate`, got."""
+        self.attach().shut_down(self.number, immediate)
+
     def poll(self, timeout: float | None = 0.0) -> bool:
         """Whether `get` would return, or raise, at once; waits for that for `timeout` seconds."""
         return self.attach().poll(self._attached_reader(), _deadline(timeout))
@@ -110,34 +198,58 @@ class Channel:
     def qsize(self) -> int:
         """Items that no caller has got."""
         link = self.attach()
-        self._flush(link, None)
+        self.flush()
         return link.qsize(self.number)
 
     def flush(self, timeout: float | None = None) -> bool:
         """Wait until the node has accepted what was put; return whether it has within `timeout` seconds."""
-        link = self._link
-        return link is None or link.forked or self._flush(link, timeout)
+        link, writer = self._last or (self._link, self._writer)
+        return link is None or writer is None or link.forked or link.flush([writer], timeout)
 
-    def close(self) -> None:
-        """Flush, and let go; idempotent. What this process got is finished."""
+    def cancel_linger(self) -> None:
+        """The end of this process does not wait for what was put."""
+        self._lingers = False
+        writer = self._last[1] if self._last else self._writer
+        if writer is not None:
+            writer.lingers = False
+
+    def close(self, wait: bool = True) -> None:
+        """Let go; idempotent. What this process got is finished. `wait` until the node has what was put, and knows."""
         if self.closed:
             return
         try:
             self._land()
-            self.flush()
+            if wait:
+                self.flush()
         except (ConnectionEnded, HandleError):
             pass  # nobody is left to take it
         finally:
             self.closed = True
             self._drop()
-            if self._link is not None and not self._link.forked:
-                self._link.settle_drops()
+            link = self._link
+            if link is not None and not link.forked:
+                if self._writer is not None or self._reader is not None:
+                    self._last = link, self._writer
+                if wait:
+                    link.settle_drops()
+                else:
+                    link.collect()
             self._link = self._writer = self._reader = None
+
+    @property
+    def unused(self) -> bool:
+        """Whether it was closed without having been used in this process."""
+        return self.closed and self._last is None
+
+    @property
+    def maxsize(self) -> int:
+        """How many items the queue holds at most; 0: any number."""
+        return self.attach().kind(self.number).maxsize
 
     def attach(self) -> Link:
         """Return the link, attached in this process. Blocks while it attaches."""
         if self.closed:
-            raise ClosedError("this handle is closed")
+            raise ClosedError(f"{self.label} {self.number:016x} is closed")
         link = self._link
         if link is None or link.forked:
             self._writer = self._reader = None
@@ -148,6 +260,14 @@ class Channel:
             self._token = None
             self._link = link
         return link
+
+    def _attached_writer(self) -> Writer:
+        link = self.attach()
+        if self._writer is None:
+            self._writer = link.writer(self.number)
+            if not self._lingers:
+                self._writer.lingers = False
+        return self._writer
 
     def _attached_reader(self) -> Reader:
         link = self.attach()
@@ -162,10 +282,6 @@ class Channel:
                 self.attach()
             except (HandleError, NodeError, TransportError):
                 pass  # there is nothing left to hold
-
-    def _flush(self, link: Link, timeout: float | None) -> bool:
-        writer = self._writer
-        return writer is None or link.flush([writer], timeout)
 
     def _drop(self) -> None:
         if self._link is not None:
@@ -183,7 +299,7 @@ class Channel:
         if popen is not None:
             token = os.urandom(8).hex()
             self.attach().fly(token, [(self.number, self.sides)], SpawnLifeline(popen))
-        return Channel, (self.endpoint, self.number, self.sides, token)
+        return Channel, (self.endpoint, self.number, self.sides, token, self.label)
 
 
 def _spawning() -> Any:
@@ -195,6 +311,10 @@ def _spawning() -> Any:
 def new_number() -> int:
     """A channel's number that nobody else will choose; even, because a pipe takes the next one, too."""
     return int.from_bytes(os.urandom(8), "little") & ~1 or new_number()
+
+
+def _left(deadline: float | None) -> float | None:
+    return None if deadline is None else deadline - monotonic()
 
 
 def _deadline(timeout: float | None) -> float | None:

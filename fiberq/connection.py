@@ -9,6 +9,7 @@ from fiberq.channel import Channel, new_number
 from fiberq.errors import AddressError, ClosedError, DirectionError
 from fiberq.links import connect_tree
 from fiberq.protocol.frames import DEFAULT_CHANNEL
+from fiberq.protocol.kinds import Kind
 from fiberq.settings import config
 from fiberq.tree import Endpoint
 
@@ -22,10 +23,10 @@ def Pipe(duplex: bool = True) -> tuple[ZConnection, ZConnection]:  # noqa: N802 
     """
     link = connect_tree()
     number = new_number()
-    there_r, there_w = Channel.create(link, number, "pipe", "r", "w")
+    there_r, there_w = Channel.create(link, Kind("pipe"), "r", "w", number=number)
     if not duplex:
         return ZConnection._made(there_r, None), ZConnection._made(None, there_w)
-    back_r, back_w = Channel.create(link, number + 1, "pipe", "r", "w")
+    back_r, back_w = Channel.create(link, Kind("pipe"), "r", "w", number=number + 1)
     return ZConnection._made(back_r, there_w), ZConnection._made(there_r, back_w)
 
 

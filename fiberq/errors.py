@@ -6,6 +6,8 @@ working.
 
 from __future__ import annotations
 
+import queue
+
 __all__ = [
     "AddressError",
     "ClosedError",
@@ -20,6 +22,7 @@ __all__ = [
     "NodeError",
     "PlatformError",
     "ProtocolError",
+    "ShutDown",
     "TransportError",
     "TransportLoadError",
     "UnknownTransport",
@@ -60,6 +63,11 @@ class DirectionError(FiberqError, OSError):
 
 class ConnectionEnded(FiberqError, EOFError, BrokenPipeError):
     """The other end of a pipe has no holder left, and everything that it sent was read."""
+
+
+class ShutDown(FiberqError, getattr(queue, "ShutDown", Exception)):  # type: ignore[misc]
+    """The queue was shut down: nothing more can be put, or all that there was is got. A `queue.ShutDown`, which Python
+    has from 3.13 on."""
 
 
 class NodeError(FiberqError, OSError):

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from math import ceil
 from typing import Any, Final, TypeVar
 
@@ -28,9 +28,11 @@ from fiberq.errors import (
     ItemError,
     NodeError,
     ProtocolError,
+    ShutDown,
 )
 from fiberq.lifeline import Lifeline
 from fiberq.protocol.client import Client, Request
+from fiberq.protocol.kinds import Kind
 from fiberq.protocol.reader import FRESH, Reader
 from fiberq.protocol.session import drain
 from fiberq.protocol.writer import SMALL, Item, Writer
@@ -102,7 +104,7 @@ class Link:
         self._dropped: deque[tuple[int, str, Reader | None]] = deque()  # holds whose last handle was garbage collected
         self._handles: dict[tuple[int, str], int] = {}
         self._opening: list[tuple[int, str]] = []  # what the node is being asked for: not to be released meanwhile
-        self._kinds: dict[int, str] = {}
+        self._kinds: dict[int, Kind] = {}
         self._flights: dict[str, Lifeline] = {}  # of children that were given handles, by token
         self._bells: dict[Reader, Wakeup] = {}  # readable while the reader has something
         self._listeners: dict[Reader, int] = {}  # the handles that asked for the bell
@@ -123,13 +125,21 @@ class Link:
 
     # -- for handles: holding --
 
-    def create(self, channel: int, kind: str, handles: Sequence[str]) -> None:
-        """Make a channel, with a handle for each of the given sides. Blocks until the node has made it."""
-        self.ask(op="create", channel=channel, kind=kind)
+    def create(self, channel: int, kind: Kind, handles: Sequence[str], name: str | None = None) -> int:
+        """Make a channel, with a handle for each of the given sides, and return its number: another one than `channel`
+        if there is one with this `name`. Blocks until the node has made it.
+
+        Raises `HandleError` if the one with this name is of another kind.
+        """
+        answer = self.ask(op="create", channel=channel, kind=kind, name=name)
+        if "error" in answer:
+            raise HandleError(answer["error"])
+        number = int(answer["channel"])
         with self._lock:
-            self._kinds[channel] = kind
+            self._learn({number: kind}, [number] if answer["shut"] else [])
             for sides in handles:
-                self._handles[channel, sides] = 1
+                self._handles[number, sides] = self._handles.get((number, sides), 0) + 1
+        return number
 
     def hold(self, channel: int, sides: str, token: str | None) -> None:
         """Count one more handle on these sides; the first one asks the node, and blocks until it answers.
@@ -147,7 +157,7 @@ class Link:
             if "error" in answer:
                 raise HandleError(answer["error"])
             with self._lock:
-                self._kinds[channel] = answer["kinds"][f"{channel:x}"]
+                self._learn({channel: Kind.read(answer["kinds"][f"{channel:x}"])}, answer["shut"])
                 self._handles[key] = self._handles.get(key, 0) + 1
         finally:
             with self._lock:
@@ -155,12 +165,16 @@ class Link:
 
     def take_over(self, ancestor: Link, token: str) -> None:
         """Hold what the parent held when it forked this process: its handles were copied, used or not."""
-        self.ask(op="inherit", token=token, holds=ancestor.holds())
+        answer = self.ask(op="inherit", token=token, holds=ancestor.holds())
         with self._lock:
-            self._kinds.update(ancestor._kinds)
+            self._learn(ancestor._kinds, answer["shut"])
             self._handles.update(ancestor._handles)
             ancestor.heir = self
             self._dropped.extend(ancestor._dropped)
+
+    def _learn(self, kinds: Mapping[int, Kind], shut: Iterable[int]) -> None:
+        self._kinds.update(kinds)
+        self._client.shut.update(shut)
 
     def latest(self) -> Link:
         """This link, or the one which took over its handles in a process that was forked since."""
@@ -172,6 +186,13 @@ class Link:
     def let_go(self, channel: int, sides: str, rang: Reader | None) -> None:
         """One handle less, which had asked for `rang`'s bell; safe in a destructor: it neither blocks nor locks."""
         self._dropped.append((channel, sides, rang))
+
+    def collect(self) -> None:
+        """Begin to release what was let go of; never blocks."""
+        with self._lock:
+            if self.error is None and not self._closed:
+                self._collect(time.monotonic())
+                self._hurry_io_thread()
 
     def settle_drops(self) -> None:
         """Release at once what was let go of; blocks until the node knows, for a second at most."""
@@ -201,24 +222,23 @@ class Link:
     def holds(self) -> list[tuple[int, str]]:
         return [key for key, handles in list(self._handles.items()) if handles > 0]
 
+    def kind(self, channel: int) -> Kind:
+        return self._kinds[channel]
+
     def writer(self, channel: int) -> Writer:
         with self._lock:
-            return self._client.writers.setdefault(channel, Writer(channel))
+            return self._client.writer(channel, self._kinds[channel])
 
     def reader(self, channel: int) -> Reader:
         with self._lock:
-            kind = self._kinds[channel]
-            fresh = Reader(channel, keeps=kind != "pipe", pushed=kind == "push")
-            return self._client.readers.setdefault(channel, fresh)
+            return self._client.readers.setdefault(channel, Reader(channel, self._kinds[channel]))
 
     # -- for handles: putting --
 
     def put(self, writer: Writer, item: Item) -> None:
         """Take `item`; blocks while too much has gathered, and for memory that the caller may change, until the node
         has accepted it. Raises `ItemError` for an item that is larger than the node takes."""
-        size = size_of(item)
-        if size > self._client.max_bytes:
-            raise ItemError(f"an item of {size} bytes cannot be put: the node holds {self._client.max_bytes} bytes")
+        size = self.check_size(item)
         with self._lock:
             self._check(writer)
             writer.items.append(item)
@@ -235,6 +255,78 @@ class Link:
         elif not _has_room(writer):
             self._wait_for_room(writer)
 
+    def put_all(self, writer: Writer, items: Sequence[Item]) -> None:
+        """Take items; blocks as `put` does."""
+        for start in range(0, len(items), MAX_GATHERED):
+            some = items[start : start + MAX_GATHERED]
+            with self._lock:
+                self._check(writer)
+                writer.items += some
+                writer.bulk += sum(filter(SMALL.__le__, map(size_of, some)))
+                now = time.monotonic()
+                self._receive(now)
+                self._client.pump(writer, now)
+                self._transmit(now)
+                self._io_needed(writer)
+            if any(map(codec.is_shared, some)):
+                self.flush([writer], None)
+            elif not _has_room(writer):
+                self._wait_for_room(writer)
+
+    def check_size(self, item: Item) -> int:
+        """The bytes of `item`; raises `ItemError` if they are more than the node takes."""
+        size = size_of(item)
+        if size > self._client.max_bytes:
+            raise ItemError(f"an item of {size} bytes cannot be put: the node holds {self._client.max_bytes} bytes")
+        return size
+
+    def permit(self, writer: Writer, deadline: float | None) -> bool:
+        """Take a slot of a bounded queue; return whether there was one by `deadline`. Blocks until then.
+
+        A caller that does not want to wait gets the node's answer all the same.
+        """
+        permits, session = writer.permits, self._client.session
+        assert permits is not None
+        at_once = deadline is not None and deadline <= time.monotonic()
+        waits = False
+        request: Request | None = None
+
+        def step(now: float) -> bool | None:
+            nonlocal waits, request
+            self._check(writer)
+            if permits.free:
+                try:
+                    permits.free.pop()
+                except IndexError:
+                    pass
+                else:
+                    if waits:
+                        waits = False
+                        permits.waiting -= 1
+                        permits.arrived(now)
+                    elif len(permits.free) <= permits.low:
+                        permits.ask(session, now)
+                    return True
+            if not waits:
+                waits = True
+                permits.waiting += 1
+            permits.ask(session, now)
+            if request is None and deadline is not None:
+                request = self._client.request(now, op="stat", channel=writer.channel, **{"for": "slot"})
+            return False if at_once and request is not None and request.answer is not None else None
+
+        try:
+            if at_once:
+                return self._answered(step, session)
+            return bool(self._until(step, writer, deadline))
+        finally:
+            if waits:
+                with self._lock:
+                    permits.waiting -= 1
+                    if not self.error and not self.forked:
+                        permits.cancel(session, time.monotonic())
+                        self._transmit(time.monotonic())
+
     def relieve(self, writer: Writer) -> None:
         """Send what has gathered in `writer`, if it can leave; block while too much has."""
         with self._lock:
@@ -248,13 +340,14 @@ class Link:
             self._wait_for_room(writer)
 
     def flush(self, writers: list[Writer] | None, timeout: float | None) -> bool:
-        """Block until the node has accepted all that was put; return whether it has within `timeout` seconds."""
+        """Block until the node has accepted all that was put; return whether it has within `timeout` seconds. Without
+        `writers`: into all of them for which the end of the process waits."""
         session = self._client.session
-        wanted = list(self._client.writers.values()) if writers is None else writers
+        wanted = [each for each in self._client.writers.values() if each.lingers] if writers is None else writers
 
         def step(now: float) -> bool | None:
             for writer in wanted:
-                self._check(None if writers is None else writer)
+                self._check(None if writers is None or writer.shut else writer)
                 self._client.pump(writer, now, urgent=True)
             return all(writer.settled(session) for writer in wanted) or None
 
@@ -273,13 +366,14 @@ class Link:
 
     # -- for handles: getting --
 
-    def take(self, reader: Reader, deadline: float | None) -> Any:
-        """Return the next item; `None` if there is none at `deadline`. Blocks until then."""
-        thread = threading.get_ident()
+    def take(self, reader: Reader, deadline: float | None, caller: Hashable = None) -> Any:
+        """Return the next item; `None` if there is none at `deadline`. Blocks until then. It is held by `caller`, by
+        default by this thread."""
+        caller = caller or threading.get_ident()
         session = self._client.session
 
         def look(now: float, waited: bool) -> Any:
-            got = reader.take(thread)
+            got = reader.take(caller)
             if got is not None:
                 if waited:
                     reader.arrived(now)
@@ -294,6 +388,38 @@ class Link:
             self._answer_bell(reader)
         return None if got is None else got[1]
 
+    def take_more(self, reader: Reader, most: int) -> list[Any]:
+        """Return what else is there at once, at most `most` items, for a thread that has just taken one."""
+        with self._lock:
+            items = reader.take_more(threading.get_ident(), most)
+            now = time.monotonic()
+            if len(reader.ready) < reader.low:
+                reader.ask_ahead(self._client.session, now)
+            self._transmit(now)
+        if reader in self._bells:
+            self._answer_bell(reader)
+        return items
+
+    def untake(self, reader: Reader, items: Sequence[Any]) -> None:
+        """Put back the last `items` that this thread took: it could not read the first of them."""
+        with self._lock:
+            reader.untake(threading.get_ident(), items)
+            if reader in self._bells:
+                self._ring(reader)
+
+    def done(self, reader: Reader, caller: Hashable = None) -> bool:
+        """An item is done: the oldest of this thread, or else of this process. Return whether there was one."""
+        with self._lock:
+            self._check()
+            there_was = reader.done(caller or threading.get_ident())
+            now = time.monotonic()
+            if now > reader.fresh_until:
+                reader.progress(self._client.session, now)
+                self._transmit(now)
+            elif reader.progress_later(self._client.session, now):
+                self._hurry_io_thread()
+        return there_was
+
     def poll(self, reader: Reader, deadline: float | None) -> bool:
         """Return whether an item can be taken without waiting; blocks for one until `deadline`. `EOFError` is one."""
         return bool(self._obtain(reader, deadline, lambda *_: bool(reader.ready or reader.ended) or None))
@@ -306,10 +432,11 @@ class Link:
         session = self._client.session
         at_once = deadline is not None and deadline <= time.monotonic()
         waits = False
-        asked, recalls = 0, -1
+        recalls = -1
+        request: Request | None = None
 
         def step(now: float) -> tuple[T | None] | None:
-            nonlocal waits, asked, recalls
+            nonlocal waits, request, recalls
             got = look(now, waits)
             if got is not None:
                 if waits:
@@ -323,8 +450,10 @@ class Link:
                 reader.ask(session, now)
             elif recalls != reader.recalls:  # the node has not heard, or sent nothing until it got what went back
                 recalls = reader.recalls
-                asked = reader.ask(session, now, urgent=True)
-            return (None,) if at_once and not reader.giving and session.acknowledged >= asked else None
+                reader.ask(session, now)
+                request = self._client.request(now, op="stat", channel=reader.channel, **{"for": "item"})
+            answered = request is not None and request.answer is not None
+            return (None,) if answered and not reader.giving else None
 
         try:
             found = self._answered(step, session) if at_once else self._until(step, reader, deadline)
@@ -411,6 +540,31 @@ class Link:
                 self._transmit(now)
 
     # -- for handles: questions --
+
+    def join(self, channel: int, deadline: float | None) -> bool:
+        """Block until all items are finished; return whether they are at `deadline`."""
+        with self._lock:
+            self._check()
+            now = time.monotonic()
+            request = self._client.request(now, op="join", channel=channel)
+            self._transmit(now)
+        answer = self._until(lambda _: request.answer, request, deadline)
+        if answer is None:
+            with self._lock:
+                self._client.forget(request, time.monotonic())
+            return False
+        if "error" in answer:
+            raise HandleError(answer["error"])
+        return True
+
+    def shut_down(self, channel: int, now: bool) -> None:
+        """Let nothing more be put into a queue; `now`: nor got. Blocks until all who put know it."""
+        with self._lock:
+            self._check()
+            self._client.shut_down(channel, time.monotonic())
+        answer = self.ask(op="shutdown", channel=channel, drop=now)
+        if "error" in answer:
+            raise HandleError(answer["error"])
 
     def ask(self, **question: Any) -> dict[str, Any]:
         """Ask the node and return its answer; blocks until it comes."""
@@ -537,6 +691,13 @@ class Link:
         """Items have gathered and nobody drives: let the I/O thread wait for the acknowledgement."""
         if (writer.items or writer.full) and self._driver == _NOBODY:
             self._io_urgent = True
+            self._wake_io_thread()
+
+    def _hurry_io_thread(self) -> None:
+        """Something is due before the I/O thread means to look again, if it is to look at all."""
+        if self._driver == _IO:
+            self._io_wakeup.set()
+        elif self._driver == _NOBODY:
             self._wake_io_thread()
 
     def _wake_io_thread(self) -> None:
@@ -815,6 +976,8 @@ def _has_room(writer: Writer) -> bool:
 
 
 def _ended(code: str) -> Exception:
+    if code in ("shut", "drained", "dropped"):
+        return ShutDown("the queue was shut down")
     if code == "eof":
         return ConnectionEnded("the other end of the pipe is closed, and all that it sent was read")
     if code == "unread":

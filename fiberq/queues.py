@@ -1,80 +1,93 @@
-"""`SimpleQueue`, in its two kinds. Queues with a bound or with `task_done` are not here yet."""
+"""What users hold: `SimpleQueue` in its two kinds, `Queue` and `JoinableQueue`."""
 
 from __future__ import annotations
 
-from queue import Empty
+from collections.abc import Iterable, Iterator
+from queue import Empty, Full
 from typing import Any, Generic, TypeVar
 
-from fiberq.channel import NOTHING, Channel, new_number
+from fiberq.channel import NOTHING, Channel
 from fiberq.connection import ZConnection
+from fiberq.errors import ShutDown
 from fiberq.links import connect_tree
+from fiberq.protocol.kinds import Kind
 from fiberq.settings import config
 
-__all__ = ["SimpleQueue", "SimpleQueuePull", "SimpleQueuePush"]
+__all__ = ["JoinableQueue", "Queue", "SimpleQueue", "SimpleQueuePull", "SimpleQueuePush"]
 
 T = TypeVar("T")
 
 
-class SimpleQueue(Generic[T]):
-    """A queue shared by processes: `SimpleQueuePush` if `config.use_push_queue`, else `SimpleQueuePull`.
+class _Queue(Generic[T]):
+    """What all queues have in common."""
 
-    Making one starts the node of this process tree if there is none yet, and blocks until the queue exists (tens of
-    milliseconds the first time). Raises `fiberq.errors.NodeError` or `fiberq.errors.UnknownTransport` when that is
-    impossible. The queue lives while a process holds a handle on it.
-
-        q = SimpleQueue()
-        Process(target=work, args=(q,)).start()
-        q.put({"any": "object that can be pickled"})
-
-    What was put is kept until somebody has finished it. An item that `get` returned is the getting thread's until that
-    thread gets again or ends; if its process dies before, another reader gets the item.
-    """
-
-    _kind = ""
     _channel: Channel
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> SimpleQueue[T]:  # noqa: ARG004
-        if cls is SimpleQueue:
-            cls = SimpleQueuePush if config.use_push_queue else SimpleQueuePull
-        return object.__new__(cls)
-
-    def __init__(self) -> None:
-        (self._channel,) = Channel.create(connect_tree(), new_number(), self._kind, "rw")
-
-    def put(self, obj: T, *, sync: bool = False) -> None:
-        """Put an object that can be pickled.
-
-        Returns when the item is buffered, in order; with `sync` when the node has accepted it. Blocks only while much
-        is buffered and the node takes no more. Raises `fiberq.errors.ItemError` when `obj` cannot be pickled or is
-        larger than `config.max_bytes`; `NodeError` when the node is gone; `ClosedError` after `close`.
-        """
-        self._channel.put(obj, sync)
+    def _make(self, kind: Kind, name: str | None) -> None:
+        (self._channel,) = Channel.create(connect_tree(), kind, "rw", name=name)
+        self._channel.label = type(self).__name__
 
     def get(self, block: bool = True, timeout: float | None = None) -> T:
         """Return the next item; blocks until there is one, or for `timeout` seconds, then raises `queue.Empty`.
 
-        Raises `NodeError` when the node is gone, within a second, and `ClosedError` after `close`.
+        Without `block` it still asks the node, and sees to it that an item comes that was only sent ahead to another
+        process. Raises `ShutDown` when the queue was shut down and nothing is left, `NodeError` when the node is gone,
+        within a second, and `ClosedError` (a `ValueError`) after `close`.
         """
         obj = self._channel.get(timeout if block else 0.0)
         if obj is NOTHING:
             raise Empty
         return obj  # type: ignore[no-any-return]
 
+    def get_nowait(self) -> T:
+        """Return the next item; raises `queue.Empty` if there is none. Otherwise as `get`."""
+        return self.get(False)
+
+    def get_many(self, max_items: int, block: bool = True, timeout: float | None = None) -> list[T]:
+        """Return what is there, at least one item and at most `max_items`; blocks and raises as `get` does.
+
+        All of them are this thread's until it gets again.
+        """
+        if max_items < 1:
+            raise ValueError(f"max_items must be 1 or more, not {max_items}")
+        objects = self._channel.get_many(max_items, timeout if block else 0.0)
+        if not objects:
+            raise Empty
+        return objects
+
     def empty(self) -> bool:
         """Return whether no item waits that a `get` could return, in any process. Asks the node."""
         return self.qsize() == 0
 
     def qsize(self) -> int:
-        """Return how many items wait that no `get` has returned, in any process. Asks the node."""
+        """Return how many items wait that no `get` has returned, in any process.
+
+        Asks the node, which asks the processes that may just have got some: so it is right at that moment. Blocks
+        until it is known, at most half a second longer than a round trip if such a process does not answer.
+        """
         return self._channel.qsize()
 
     def flush(self, timeout: float | None = None) -> bool:
         """Block until the node has accepted all that this process put; return whether it has in `timeout` seconds."""
         return self._channel.flush(timeout)
 
-    def close(self) -> None:
-        """Flush, and close this handle; idempotent. Other handles on the queue go on."""
-        self._channel.close()
+    def shutdown(self, immediate: bool = False) -> None:
+        """Let nothing more be put, as `queue.Queue.shutdown` does since Python 3.13; blocks until all processes that
+        put here know it.
+
+        From then on `put` raises `ShutDown`, everywhere, and so does `get` once all that was put is got; if
+        `immediate`, at once: what nobody got is dropped, and counts as finished for `join`.
+        """
+        self._channel.shut_down(immediate)
+
+    def __iter__(self) -> Iterator[T]:
+        """Get items until the queue is shut down and nothing is left."""
+        while True:
+            try:
+                item = self.get()
+            except ShutDown:
+                return
+            yield item
 
     @property
     def writer(self) -> ZConnection:
@@ -91,15 +104,60 @@ class SimpleQueue(Generic[T]):
         grip.attach()
         return grip
 
-    def __enter__(self) -> SimpleQueue[T]:
+    def close(self) -> None:
+        """Flush, and close this handle; idempotent. Other handles on the queue go on."""
+        self._channel.close()
+
+    def __enter__(self) -> Any:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
+        self._channel.close()
 
     def __repr__(self) -> str:
         state = "closed" if self._channel.closed else f"{self._channel.number:016x}"
         return f"<{type(self).__name__} {state} at {self._channel.endpoint.address}>"
+
+
+class SimpleQueue(_Queue[T]):
+    """A queue shared by processes: `SimpleQueuePush` if `config.use_push_queue`, else `SimpleQueuePull`.
+
+    Making one starts the node of this process tree if there is none yet, and blocks until the queue exists (tens of
+    milliseconds the first time). With a `name`, it is the same queue for all processes that use this node, and lives as
+    long as the node; without, while a process holds a handle on it. Raises `fiberq.errors.NodeError` or
+    `fiberq.errors.UnknownTransport` when that is impossible, `HandleError` if the name stands for another kind.
+
+        q = SimpleQueue()
+        Process(target=work, args=(q,)).start()
+        q.put({"any": "object that can be pickled"})
+
+    What was put is kept until somebody has finished it. An item that `get` returned is the getting thread's until that
+    thread gets again or ends; if its process dies before, another reader gets the item.
+    """
+
+    _kind = ""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> SimpleQueue[T]:  # noqa: ARG004
+        if cls is SimpleQueue:
+            cls = SimpleQueuePush if config.use_push_queue else SimpleQueuePull
+        return object.__new__(cls)
+
+    def __init__(self, *, name: str | None = None) -> None:
+        self._make(Kind(self._kind), name)
+
+    def put(self, obj: T, *, sync: bool = False) -> None:
+        """Put an object that can be pickled.
+
+        Returns when the item is buffered, in order; with `sync` when the node has accepted it. Blocks only while much
+        is buffered and the node takes no more. Raises `fiberq.errors.ItemError` when `obj` cannot be pickled or is
+        larger than `config.max_bytes`; `ShutDown` after `shutdown`; `NodeError` when the node is gone; `ClosedError`
+        after `close`.
+        """
+        self._channel.put(obj, sync)
+
+    def put_many(self, objs: Iterable[T]) -> None:
+        """Put objects, in order; faster than one by one. If one cannot be pickled, none is put. Otherwise as `put`."""
+        self._channel.put_many(objs)
 
 
 class SimpleQueuePush(SimpleQueue[T]):
@@ -114,3 +172,90 @@ class SimpleQueuePull(SimpleQueue[T]):
     """A reader says that it is ready, and gets an item: balanced by how fast each reader works."""
 
     _kind = "pull"
+
+
+class Queue(_Queue[T]):
+    """`multiprocessing.Queue`, shared by all processes that use the node: a pull queue that can have a bound.
+
+    At most `maxsize` items are in it that no `get` has returned, exactly, however many processes put and get; 0 or less
+    means any number. `name`, and what making one blocks for and raises, as for `SimpleQueue`.
+    """
+
+    _kind = "pull"
+
+    def __init__(self, maxsize: int = 0, *, name: str | None = None) -> None:
+        self._make(Kind(self._kind, max(0, maxsize)), name)
+
+    def put(self, obj: T, block: bool = True, timeout: float | None = None, *, sync: bool = False) -> None:
+        """Put an object that can be pickled.
+
+        While the queue is full, blocks until it is not, or for `timeout` seconds; then, or without `block` at once,
+        raises `queue.Full`. Returns when the item is buffered, in order; with `sync` when the node has accepted it.
+        Raises `fiberq.errors.ItemError` when `obj` cannot be pickled or is larger than `config.max_bytes`; `ShutDown`
+        after `shutdown`; `NodeError` when the node is gone; `ClosedError` (a `ValueError`) after `close`.
+        """
+        if not self._channel.put(obj, sync, timeout if block else 0.0):
+            raise Full
+
+    def put_nowait(self, obj: T) -> None:
+        """Put an object; raises `queue.Full` if the queue is full, and otherwise as `put`."""
+        self.put(obj, False)
+
+    def put_many(self, objs: Iterable[T], block: bool = True, timeout: float | None = None) -> int:
+        """Put objects, in order; return how many were put: all, if the queue was not full for longer than `timeout`.
+
+        Faster than one by one. If one cannot be pickled, none is put. Otherwise as `put`.
+        """
+        return self._channel.put_many(objs, timeout if block else 0.0)
+
+    def empty(self) -> bool:
+        """Return whether no item waits that a `get` could return, in any process. Asks the node; a queue that this
+        process closed without ever having used it is empty, as in the standard library."""
+        return self._channel.unused or self.qsize() == 0
+
+    def full(self) -> bool:
+        """Return whether `maxsize` items wait that no `get` has returned, in any process. Asks the node."""
+        size = self.qsize()
+        return 0 < self._channel.maxsize <= size
+
+    def close(self) -> None:
+        """Close this handle: no more is put or got with it here. Never blocks; idempotent.
+
+        What was put is still delivered: `join_thread`, and the end of the process, wait for that.
+        """
+        self._channel.close(wait=False)
+
+    def join_thread(self) -> None:
+        """Block until the node has accepted all that was put here. Raises `ValueError` before `close`."""
+        if not self._channel.closed:
+            raise ValueError(f"{self!r} is not closed: call close() first")
+        self._channel.flush()
+
+    def cancel_join_thread(self) -> None:
+        """Let this process end without waiting until the node has accepted all that was put here: it may be lost."""
+        self._channel.cancel_linger()
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+        self.join_thread()
+
+
+class JoinableQueue(Queue[T]):
+    """A `Queue` of tasks: an item that was got is a process's until `task_done`.
+
+    If the process dies, or closes the queue, before it has called that, another reader gets the item.
+    """
+
+    _kind = "joinable"
+
+    def task_done(self) -> None:
+        """The oldest item that this thread got is done; if it has none, the oldest that its process got.
+
+        Raises `ValueError` if its process has none, whatever others have.
+        """
+        if not self._channel.done():
+            raise ValueError("task_done() called too many times: no item that this process got is unfinished")
+
+    def join(self, timeout: float | None = None) -> bool:
+        """Block until all items ever put are done, or for `timeout` seconds; return whether they are."""
+        return self._channel.join(timeout)

@@ -6,13 +6,17 @@ was read, readers are told so; when nobody is left to read, writers are.
 
 A handle that is on its way to a process which is starting is in flight: it holds what it stands for, under a token,
 until that process claims it, or either of the two ends.
+
+Some questions have an exact answer only after other processes have said how far they are, and given back what they do
+not use. For these the node makes a survey: it asks each of them, and answers when all have, or are silent for too long.
 """
 
 from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable, Iterable
+from functools import partial
 from typing import Any, Final
 
 from fiberq.abc import Buffer
@@ -20,6 +24,7 @@ from fiberq.errors import ProtocolError
 from fiberq.protocol import frames
 from fiberq.protocol.device import Device, Memory
 from fiberq.protocol.frames import DEFAULT_CHANNEL, ENDED, Frame, Received, decode, pack_json, read_json
+from fiberq.protocol.kinds import Kind
 from fiberq.protocol.pull import PullDevice
 from fiberq.protocol.push import PushDevice
 from fiberq.protocol.session import Session, drain
@@ -31,6 +36,9 @@ MAX_EARLY: Final = 1000
 
 ROOM: Final = 0.9
 """How full the memory may be for writers to go on that were paused."""
+
+SURVEY_PATIENCE: Final = 0.5
+"""Seconds that a survey waits for a process: as long as a recall does."""
 
 
 class Member:
@@ -50,16 +58,28 @@ class Member:
 
 
 class Channel:
-    def __init__(self, device: Device, kind: str, permanent: bool = False) -> None:
+    def __init__(self, device: Device, permanent: bool = False) -> None:
         self.device = device
-        self.kind = kind
-        self.is_pipe = kind == "pipe"
+        self.kind = device.kind
+        self.is_pipe = self.kind.name == "pipe"
         self.permanent = permanent
         self.holders: dict[object, str] = {}  # members and tokens
-        self.told: set[Member] = set()  # who knows that its side ended
+        self.told: set[tuple[Member, str]] = set()  # who knows that this side of it ended
+        self.joins: list[tuple[Member, Any]] = []  # who waits until all items are finished, and the request's id
+        self.shut = ""  # why nothing more is to be put: "shut", or "dropped" with what was there
+        self.sealed = False  # and all who put know that
 
     def held(self, side: str) -> bool:
         return self.permanent or any(side in sides for sides in self.holders.values())
+
+
+class Survey:
+    """What a member asked about a channel, and those of whom there is no word yet."""
+
+    def __init__(self, members: Iterable[Member], until: float, finish: Callable[[], None]) -> None:
+        self.missing = set(members)
+        self.until = until
+        self.finish = finish
 
 
 class Broker:
@@ -91,7 +111,10 @@ class Broker:
         self._paused: dict[tuple[Member, int], None] = {}  # writers, by process and channel
         self._early: dict[str, None] = {}  # tokens that were claimed before their flight was announced
         self._out: list[tuple[Hashable, tuple[Buffer, ...]]] = []
-        self._channels[DEFAULT_CHANNEL] = Channel(self._device(DEFAULT_CHANNEL, "pipe"), "pipe", permanent=True)
+        self._surveys: dict[int, Survey] = {}
+        self._survey_count = 0
+        self._names: dict[str, int] = {}  # channels that have a name
+        self._channels[DEFAULT_CHANNEL] = Channel(self._device(DEFAULT_CHANNEL, Kind("pipe")), permanent=True)
 
     # -- events --
 
@@ -141,6 +164,9 @@ class Broker:
                 device.tick(now)
         for member in list(self._timed):
             self._time(member)
+        for number, survey in list(self._surveys.items()):
+            if survey.until <= now:
+                self._finish_survey(number)
         for member in self._touched:
             self._out += [(member.peer, message) for message in drain(member.session)]
         for member in self._touched:
@@ -155,6 +181,7 @@ class Broker:
     def due(self) -> float:
         """When `output` is to be called next, if nothing else happens; infinity when never."""
         times = [device.alarm for device in self._alarms.values() if device.alarm is not None]
+        times += [survey.until for survey in self._surveys.values()]
         for member in self._timed:
             times.append(member.session.due() if member.expires is None else member.expires)
         return min(times, default=float("inf"))
@@ -223,12 +250,16 @@ class Broker:
         if frame.kind == frames.PUT:
             if channel.is_pipe and not channel.held("r"):
                 self._tell_ended(member, frame.channel, "unread")
+            elif channel.shut == "dropped":
+                self._tell_ended(member, frame.channel, "dropped")
             else:
-                device.put(frames.read_items(body, frame.parts), self._now)
+                device.put(member, frames.read_items(body, frame.parts), self._now)
                 self._restrain(member, frame.channel, device)
+        elif frame.kind == frames.WANT:
+            device.want(member, frames.read_want(body))
         elif frame.kind == frames.READY:
             member.holds.setdefault(frame.channel, "")
-            channel.told.discard(member)  # what it was told before it had a reader, it did not keep
+            channel.told.discard((member, "r"))  # what it was told before it had a reader, it did not keep
             device.ready(member, frames.read_ready(body), self._now)
         elif frame.kind == frames.RECALL:
             device.recall(member, self._now)
@@ -287,6 +318,8 @@ class Broker:
         for token in member.flights:
             self._land(member.flights[token], token)
         self._touched.pop(member, None)
+        for number, survey in list(self._surveys.items()):
+            self._heard(number, survey, member)
         self._regulate()
 
     def _aside(self, peer: Hashable, frame: Frame) -> None:
@@ -300,41 +333,52 @@ class Broker:
     # -- requests --
 
     def _request(self, member: Member, request: dict[str, Any]) -> None:
-        answer: dict[str, Any] = {"id": request.get("id")}
         try:
             operation = _OPERATIONS[request["op"]]
-            answer.update(operation(self, member, request) or {})
+            answer = operation(self, member, request)
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             if isinstance(error, ProtocolError):
                 raise
             raise ProtocolError(f"a request cannot be read: {error!r}") from error
-        if answer["id"] is not None:
-            self._send(member, Frame(frames.REPLY, 0, pack_json(answer)))
+        if answer is not None:
+            self._reply(member, request.get("id"), answer)
+
+    def _reply(self, member: Member, request: Any, answer: dict[str, Any]) -> None:
+        if request is not None and self._members.get(member.name) is member:
+            self._send(member, Frame(frames.REPLY, 0, pack_json({**answer, "id": request})))
 
     def _create(self, member: Member, request: dict[str, Any]) -> dict[str, Any]:
-        """Make a channel and hold both its sides."""
-        number, kind = int(request["channel"]), str(request["kind"])
+        """Make a channel and hold both its sides; one with a name that there is already is only held."""
+        number, kind, name = int(request["channel"]), Kind.read(request["kind"]), request.get("name")
         if not 0 < number < 1 << 64:
             raise ProtocolError("a channel's number is out of range")
-        if number in self._channels:
+        if name is not None and name in self._names:
+            number = self._names[name]
+            there = self._channels[number].kind
+            if there != kind:
+                return {"error": f"the queue {name!r} exists, as {there.describe()}, not as {kind.describe()}"}
+        elif number in self._channels:
             return {"error": f"channel {number:016x} exists already"}
-        self._channels[number] = Channel(self._device(number, kind), kind)
+        else:
+            self._channels[number] = Channel(self._device(number, kind), permanent=name is not None)
+            if name is not None:
+                self._names[str(name)] = number
         self._hold(member, number, "rw")
-        return {}
+        return {"channel": number, "shut": bool(self._channels[number].shut)}
 
     def _open(self, member: Member, request: dict[str, Any]) -> dict[str, Any]:
         """Hold sides of channels that exist."""
         wanted = {int(number): str(sides) for number, sides in request["holds"]}
         for number in wanted:
             if number not in self._channels:
-                return {"error": "the queue or pipe is gone: its last holder closed it or died", "code": "gone"}
+                return _GONE
         kinds = {}
         for number, sides in wanted.items():
             self._hold(member, number, sides)
             kinds[f"{number:x}"] = self._channels[number].kind
         if request.get("token") is not None:
             self._claim(str(request["token"]))
-        return {"kinds": kinds}
+        return {"kinds": kinds, "shut": [number for number in wanted if self._channels[number].shut]}
 
     def _flight(self, member: Member, request: dict[str, Any]) -> None:
         """Announce a handle in flight."""
@@ -356,12 +400,13 @@ class Broker:
         if holds is not None:
             self._land(holds, token)
 
-    def _inherit(self, member: Member, request: dict[str, Any]) -> None:
+    def _inherit(self, member: Member, request: dict[str, Any]) -> dict[str, Any]:
         """A forked child takes over what its parent held when it forked. The parent's announcement may come later."""
         for number, sides in request["holds"]:
             if int(number) in self._channels:
                 self._hold(member, int(number), str(sides))
         self._claim(str(request["token"]))
+        return {"shut": [number for number in member.holds if self._channels[number].shut]}
 
     def _claim(self, token: str) -> None:
         """A handle in flight has come to a holder of its own."""
@@ -374,20 +419,93 @@ class Broker:
         if len(self._early) > MAX_EARLY:
             del self._early[next(iter(self._early))]
 
-    def _stat(self, member: Member, request: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG002
+    def _stat(self, member: Member, request: dict[str, Any]) -> dict[str, Any] | None:
+        """Answer how many items there are. `for` an "item" or a "slot" that the member has asked for: see to it first
+        that it gets one if there is one, wherever it is."""
         channel = self._channels.get(int(request["channel"]))
         if channel is None:
-            return {"error": "the queue or pipe is gone: its last holder closed it or died", "code": "gone"}
-        return {"qsize": channel.device.qsize(), "readers": len(channel.device.readers)}
+            return _GONE
+        device, wants = channel.device, request.get("for")
+        recall = wants == "item" and device.kind.name != "push"
+        if wants is None or (recall and device.starved(member)) or (wants == "slot" and device.blocked(member)):
+            asked = [each for each in device.behind() if each is not member]
+        else:
+            asked = []
+        answer = partial(self._answer_stat, member, request.get("id"), device)
+        self._survey(int(request["channel"]), asked, recall, answer)
+        return None
+
+    def _answer_stat(self, member: Member, request: Any, device: Device) -> None:
+        self._reply(member, request, {"qsize": device.qsize(), "readers": len(device.readers)})
+
+    def _join(self, member: Member, request: dict[str, Any]) -> dict[str, Any] | None:
+        """Answer when all items are finished."""
+        channel = self._channels.get(int(request["channel"]))
+        if channel is None:
+            return _GONE
+        if not channel.device.unfinished:
+            return {}
+        channel.joins.append((member, request.get("id")))
+        return None
+
+    def _forget(self, member: Member, request: dict[str, Any]) -> None:
+        """A member does not wait any more for the end of all items."""
+        for channel in self._channels.values():
+            channel.joins = [each for each in channel.joins if each != (member, request["request"])]
+
+    def _shutdown(self, member: Member, request: dict[str, Any]) -> dict[str, Any] | None:
+        """Nothing more is to be put; answer when all who put know it. `drop`: and what is there is dropped."""
+        number = int(request["channel"])
+        channel = self._channels.get(number)
+        if channel is None:
+            return _GONE
+        if request.get("drop"):
+            channel.device.drop_queued()
+            channel.told.clear()
+            self._tell_all(number, channel, "r", "dropped")
+        channel.shut = "dropped" if request.get("drop") else channel.shut or "shut"
+        self._tell_all(number, channel, "w", channel.shut)
+
+        def finish() -> None:
+            channel.sealed = True
+            self._reply(member, request.get("id"), {})
+            self._check(number, channel)
+
+        putters = [each for each, sides in channel.holders.items() if isinstance(each, Member) and "w" in sides]
+        self._survey(number, [each for each in putters if each is not member], False, finish)
+        return None
+
+    # -- surveys --
+
+    def _survey(self, number: int, members: Iterable[Any], recall: bool, finish: Callable[[], None]) -> None:
+        """Ask these members how far they are with channel `number`, and call `finish` when all have answered."""
+        self._survey_count += 1
+        survey = self._surveys[self._survey_count] = Survey(members, self._now + SURVEY_PATIENCE, finish)
+        for member in survey.missing:
+            self._send(member, Frame(frames.SURVEY, number, frames.pack_survey(self._survey_count, recall)))
+        if not survey.missing:
+            self._finish_survey(self._survey_count)
+
+    def _surveyed(self, member: Member, request: dict[str, Any]) -> None:
+        """A member has said all that it had to say."""
+        number = int(request["survey"])
+        if number in self._surveys:
+            self._heard(number, self._surveys[number], member)
+
+    def _heard(self, number: int, survey: Survey, member: Member) -> None:
+        if member in survey.missing:
+            survey.missing.discard(member)
+            if not survey.missing:
+                self._finish_survey(number)
+
+    def _finish_survey(self, number: int) -> None:
+        self._surveys.pop(number).finish()
 
     # -- channels and their holders --
 
-    def _device(self, number: int, kind: str) -> Device:
-        if kind == "push":
-            return PushDevice(number, self._send, self.memory, self._max_deliveries)
-        if kind in ("pull", "pipe"):
-            return PullDevice(number, self._send, self.memory, self._max_deliveries, keeps=kind == "pull")
-        raise ProtocolError(f"no such kind of channel: {kind}")
+    def _device(self, number: int, kind: Kind) -> Device:
+        make = PushDevice if kind.pushed else PullDevice
+        return make(number, kind, self._send, self.memory, self._max_deliveries)
 
     def _hold(self, member: Member, number: int, sides: str) -> None:
         both = "".join(sorted({*member.holds.get(number, ""), *sides} & {"r", "w"}))
@@ -400,9 +518,10 @@ class Broker:
         left = "".join(side for side in member.holds.get(number, "") if side not in sides)
         if "r" in sides:
             self._channels[number].device.left(member, self._now)
-            self._channels[number].told.discard(member)
+            self._channels[number].told.discard((member, "r"))
         if "w" in sides:
             self._paused.pop((member, number), None)
+            self._channels[number].device.left_putting(member)
         if left:
             member.holds[number] = self._channels[number].holders[member] = left
         else:
@@ -413,7 +532,9 @@ class Broker:
         channel = self._channels.get(number)
         if channel is not None:
             channel.holders.pop(member, None)
-            channel.told.discard(member)
+            channel.told -= {(member, "r"), (member, "w")}
+            channel.joins = [each for each in channel.joins if each[0] is not member]
+            channel.device.left_putting(member)
             channel.device.lost(member, self._now)
             self._check(number, channel)
 
@@ -428,6 +549,13 @@ class Broker:
         """After an event: is the channel, or one of its sides, at its end? Does its device want to be woken?"""
         if channel.device.alarm is not None:
             self._alarms[number] = channel.device
+        channel.device.grant()
+        if channel.joins and not channel.device.unfinished:
+            joins, channel.joins = channel.joins, []
+            for member, request in joins:
+                self._reply(member, request, {})
+        if channel.sealed and channel.device.empty:
+            self._tell_all(number, channel, "r", "drained")
         if channel.permanent:
             return
         if not channel.holders:
@@ -442,8 +570,8 @@ class Broker:
 
     def _tell_all(self, number: int, channel: Channel, side: str, code: str) -> None:
         for member, sides in channel.holders.items():
-            if isinstance(member, Member) and side in sides and member not in channel.told:
-                channel.told.add(member)
+            if isinstance(member, Member) and side in sides and (member, side) not in channel.told:
+                channel.told.add((member, side))
                 self._tell_ended(member, number, code)
 
     def _tell_ended(self, member: Member, number: int, code: str) -> None:
@@ -472,6 +600,8 @@ class Broker:
         return device.bytes * len(self._channels) / self._max_bytes
 
 
+_GONE: Final = {"error": "the queue or pipe is gone: its last holder closed it or died", "code": "gone"}
+
 _OPERATIONS: Final[dict[str, Any]] = {
     "create": Broker._create,
     "open": Broker._open,
@@ -479,4 +609,8 @@ _OPERATIONS: Final[dict[str, Any]] = {
     "landed": Broker._landed,
     "inherit": Broker._inherit,
     "stat": Broker._stat,
+    "surveyed": Broker._surveyed,
+    "join": Broker._join,
+    "forget": Broker._forget,
+    "shutdown": Broker._shutdown,
 }

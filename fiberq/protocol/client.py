@@ -14,6 +14,7 @@ from fiberq.abc import Buffer
 from fiberq.errors import NodeError, ProtocolError
 from fiberq.protocol import frames
 from fiberq.protocol.frames import Frame, decode, pack_json, read_json
+from fiberq.protocol.kinds import Kind
 from fiberq.protocol.reader import Reader
 from fiberq.protocol.session import Session
 from fiberq.protocol.writer import Writer
@@ -38,6 +39,7 @@ class Client:
         self.welcomed = False
         self.node: str | None = None
         self.max_bytes = 1 << 62  # bytes that an item may have
+        self.shut: set[int] = set()  # channels into which nothing can be put any more
         self._grace = grace
         self.session.before_report = self._pump_everything
         self._requests: dict[int, Request] = {}
@@ -86,11 +88,7 @@ class Client:
     def goodbye(self, now: float) -> int:
         """Leave for good: items that no caller got go back, those that callers got are finished."""
         for reader in self.readers.values():
-            reader.waiting = 0
-            reader.held.clear()
-            reader.current = -1
-            if reader.attached:
-                reader.recalled(self.session, now)
+            reader.leave(self.session, now)
         return self.session.send(Frame(frames.GOODBYE), now, urgent=True)
 
     def _welcome(self, welcome: dict[str, Any], now: float) -> None:
@@ -115,6 +113,30 @@ class Client:
         self.session.send(Frame(frames.REQUEST, 0, body), now, urgent=True)
         return request
 
+    def writer(self, channel: int, kind: Kind) -> Writer:
+        """This process's writer of a channel, which is made if there is none."""
+        writer = self.writers.get(channel)
+        if writer is None:
+            writer = self.writers[channel] = Writer(channel, kind)
+            if channel in self.shut:
+                writer.ended = "shut"
+        return writer
+
+    def shut_down(self, channel: int, now: float) -> None:
+        """Nothing more is put into a queue; what was put before is on its way."""
+        self.shut.add(channel)
+        writer = self.writers.get(channel)
+        if writer is not None and writer.ended is None:
+            writer.shut_down(self.session, now)
+            self.changed.append(writer)
+
+    def forget(self, request: Request, now: float) -> None:
+        """Nobody waits for the answer any more."""
+        for number, asked in list(self._requests.items()):
+            if asked is request:
+                del self._requests[number]
+                self.tell(now, op="forget", request=number)
+
     def tell(self, now: float, **order: Any) -> int:
         """Send an order that has no answer; return its frame's number."""
         return self.session.send(Frame(frames.REQUEST, 0, pack_json(order)), now, urgent=True)
@@ -123,12 +145,8 @@ class Client:
         """This process holds these sides of the channel no more."""
         if "r" in sides:
             reader = self.readers.pop(channel, None)
-            if reader is not None and reader.attached:
-                reader.waiting = 0
-                reader.held.clear()
-                reader.current = -1
-                reader.recalled(self.session, now)
             if reader is not None:
+                reader.leave(self.session, now)
                 reader.ended = "closed"
                 self.changed.append(reader)
         self.session.send(Frame(frames.RELEASE, channel, (sides.encode(),)), now)
@@ -138,11 +156,14 @@ class Client:
             writer.pump(self.session, now, urgent)
 
     def idle(self, now: float) -> bool:
-        """Let readers that nobody reads from give back their items and tell how far they are; return whether to ask
-        again soon."""
+        """Let readers that nobody reads from give back their items and tell how far they are, and writers into which
+        nobody puts their slots; return whether to ask again soon."""
         left = False
         for reader in self.readers.values():
             left |= reader.idle(self.session, now)
+        for writer in self.writers.values():
+            if writer.permits is not None:
+                left |= writer.permits.idle(self.session, now)
         return left
 
     def give_back(self, channel: int, now: float) -> None:
@@ -185,13 +206,20 @@ class Client:
                 reader.recalled(self.session, now)
                 self.changed.append(reader)
         elif frame.kind == frames.ENDED:
-            self._ended(frame)
+            self._ended(frame, now)
         elif frame.kind == frames.REPLY:
             answer = read_json(frame.body[0])  # type: ignore[arg-type]
             request = self._requests.pop(answer.get("id", 0), None)
             if request is not None:
                 request.answer = answer
                 self.changed.append(request)
+        elif frame.kind == frames.GRANT:
+            writer = self.writers.get(frame.channel)
+            if writer is not None and writer.permits is not None:
+                writer.permits.granted(frames.read_grant(frame.body[0]))  # type: ignore[arg-type]
+                self.changed.append(writer)
+        elif frame.kind == frames.SURVEY:
+            self._survey(frame.channel, *frames.read_survey(frame.body[0]), now)  # type: ignore[arg-type]
         elif frame.kind in (frames.PAUSE, frames.RESUME):
             writer = self.writers.get(frame.channel)
             if writer is not None:
@@ -199,10 +227,27 @@ class Client:
                 self.pump(writer, now)
                 self.changed.append(writer)
 
-    def _ended(self, frame: Frame) -> None:
+    def _survey(self, channel: int, number: int, recall: bool, now: float) -> None:
+        """The node wants to know how far this process is, and to have back what it does not use."""
+        reader, writer = self.readers.get(channel), self.writers.get(channel)
+        if reader is not None and reader.attached:
+            if recall:
+                reader.recalled(self.session, now)
+                self.changed.append(reader)
+            else:
+                reader.progress(self.session, now)
+        if writer is not None and writer.permits is not None:
+            writer.permits.give_back(self.session, now)
+        self.tell(now, op="surveyed", survey=number)
+
+    def _ended(self, frame: Frame, now: float) -> None:
         code = str(read_json(frame.body[0]).get("code"))  # type: ignore[arg-type]
         reader, writer = self.readers.get(frame.channel), self.writers.get(frame.channel)
-        if reader is not None and code in ("eof", "gone"):
+        if code in ("shut", "dropped"):
+            self.shut_down(frame.channel, now)
+        if reader is not None and code in ("eof", "gone", "drained", "dropped"):
+            if code == "dropped":
+                reader.clear(self.session, now)
             reader.ended = code
             reader.giving = False
             self.changed.append(reader)

@@ -6,6 +6,8 @@ started and not held), is given back (`returned`), is taken back (a recall), or 
 goes to another, in its old place, marked as redelivered. A reader whose connection broke is away: it keeps its leases
 and gets nothing until it is back.
 
+A bounded queue has `slots`: an item occupies one from its put until its reader tells that it has started it.
+
 Poison: an item whose reader died is suspect, and delivered alone, to a reader that has nothing else (or whose other
 threads hold all it has). Only the death of a reader that had nothing else counts against it, so no innocent is
 condemned; after `max_deliveries` of them it is a dead letter.
@@ -18,8 +20,11 @@ from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import Final, TypeAlias
 
+from fiberq.errors import ProtocolError
 from fiberq.protocol.batch import Run, body, count
-from fiberq.protocol.frames import DELIVER, Frame, Items, Ready, pack_deliver
+from fiberq.protocol.frames import DELIVER, Frame, Items, Ready, Want, pack_deliver
+from fiberq.protocol.kinds import Kind
+from fiberq.protocol.slots import Slots
 
 Key: TypeAlias = Hashable
 Send: TypeAlias = Callable[[Key, Frame], None]
@@ -58,13 +63,26 @@ class Lease:
 class Reader:
     """What a device knows of one reader."""
 
-    __slots__ = ("away", "bytes", "key", "leases", "limit", "next", "queue", "recalled_at", "started", "waiting")
+    __slots__ = (
+        "away",
+        "bytes",
+        "key",
+        "leases",
+        "limit",
+        "next",
+        "queue",
+        "recalled_at",
+        "started",
+        "told",
+        "waiting",
+    )
 
     def __init__(self, key: Key) -> None:
         self.key = key
         self.limit = 0  # it takes items numbered below this
         self.next = 0  # the number of the next item delivered to it
         self.started = 0  # items numbered below this are started, or will be when they arrive
+        self.told = 0  # items numbered below this are started: it said so
         self.waiting = 0  # its callers that are blocked now
         self.leases: deque[Lease] = deque()  # by number
         self.bytes = 0  # of the leases
@@ -73,8 +91,15 @@ class Reader:
         self.queue: deque[Run] = deque()  # dealt to it, not delivered; only push queues use it
 
     def unstarted(self) -> int:
-        """How many leased items it has not started, as far as is known."""
-        return sum(lease.end - max(lease.first, self.started) for lease in self.leases if lease.end > self.started)
+        """How many leased items it has not started, and will not when they arrive."""
+        return self._from(self.started)
+
+    def untold(self) -> int:
+        """How many leased items it has not said it has started."""
+        return self._from(self.told)
+
+    def _from(self, number: int) -> int:
+        return sum(lease.end - max(lease.first, number) for lease in self.leases if lease.end > number)
 
     @property
     def credit(self) -> int:
@@ -87,8 +112,9 @@ class Reader:
         self.waiting -= begun
         self.started += begun
 
-    def settle(self, started: int, held: Sequence[int]) -> int:
-        """End the leases of what was started below `started`, except `held`; return how many items that finished."""
+    def settle(self, started: int, held: Sequence[tuple[int, int]]) -> int:
+        """End the leases of what was started below `started`, except the ranges `held`; return how many items that
+        finished."""
         finished = 0
         kept: list[Lease] = []
         while self.leases and self.leases[0].first < started:
@@ -96,9 +122,10 @@ class Reader:
             if lease.end > started:
                 self.leases.appendleft(lease.part(started, lease.end))
                 lease = lease.part(lease.first, started)
-            mine = [lease.part(number, number + 1) for number in held if lease.first <= number < lease.end]
+            overlaps = ((max(first, lease.first), min(end, lease.end)) for first, end in held)
+            mine = [lease.part(first, end) for first, end in overlaps if first < end]
             kept += mine
-            finished += len(lease.run) - len(mine)
+            finished += len(lease.run) - sum(len(one.run) for one in mine)
             self.bytes -= lease.run.size - sum(one.run.size for one in mine)
         self.leases.extendleft(reversed(kept))
         return finished
@@ -126,9 +153,11 @@ class Device(ABC):
     """One queue. Events come in as method calls, frames go out through `send(reader's key, frame)`."""
 
     def __init__(
-        self, channel: int, send: Send, memory: Memory | None = None, max_deliveries: int = 5, keeps: bool = True
+        self, channel: int, kind: Kind, send: Send, memory: Memory | None = None, max_deliveries: int = 5
     ) -> None:
         self.channel = channel
+        self.kind = kind
+        self.slots = Slots(channel, kind.maxsize, send) if kind.maxsize else None
         self.readers: dict[Key, Reader] = {}
         self.dead_letters: list[Run] = []
         self.accepted = 0  # items ever put
@@ -138,13 +167,14 @@ class Device(ABC):
         self._send = send
         self._memory = memory or Memory()
         self._max_deliveries = max_deliveries
-        self._keeps = keeps  # items are held after a reader started them; a pipe's end there
 
     # -- events --
 
-    def put(self, items: Items, now: float) -> None:
-        """Take items over from a writer."""
+    def put(self, key: Key, items: Items, now: float) -> None:
+        """Take items over from a writer. Raises `ProtocolError` if it has no slots for them."""
         run = Run.of(items, self.accepted)
+        if self.slots is not None:
+            self.slots.used(key, len(run))
         self.accepted += len(run)
         self._occupy(run.size)
         self._add(run, now)
@@ -157,11 +187,27 @@ class Device(ABC):
             self._attached(reader, now)
         started = min(report.started, reader.next)
         self._finish(reader, started, report.held)
-        reader.started = started
+        reader.started = reader.told = started
         reader.limit = report.limit
         reader.waiting = report.waiting
         reader.begin()
         self._serve(reader, now)
+
+    def want(self, key: Key, want: Want) -> None:
+        """A writer says how many slots it can use. Raises `ProtocolError` if it may not say so."""
+        if self.slots is None:
+            raise ProtocolError("slots of a queue that has no bound are asked for")
+        self.slots.want(key, want)
+
+    def grant(self) -> None:
+        """Hand out the slots that are free; to be called after each event."""
+        if self.slots is not None:
+            self.slots.grant(self.qsize())
+
+    def left_putting(self, key: Key) -> None:
+        """A writer puts no more: its slots are free."""
+        if self.slots is not None:
+            self.slots.lost(key)
 
     def returned(self, key: Key, ranges: Iterable[tuple[int, int]], now: float) -> None:
         """A reader gives back items that it did not start, or that came after it had stopped waiting."""
@@ -182,11 +228,11 @@ class Device(ABC):
         if reader is None:
             return
         runs = []
-        if not self._keeps:
+        if not self.kind.keeps:
             self._finish(reader, reader.started, ())  # a pipe's message ends when it is received
         for lease in reader.leases:
             run = lease.run
-            run.redelivered = run.suspect = self._keeps
+            run.redelivered = run.suspect = self.kind.keeps
             if lease.alone:
                 run.deaths += 1
             if run.deaths >= self._max_deliveries:
@@ -198,10 +244,14 @@ class Device(ABC):
         self._put_back(None, [*runs, *reader.queue], now)
 
     def left(self, key: Key, now: float) -> None:
-        """A reader detaches. It has told what it finished; what else it was sent goes back as if it never had been."""
+        """A reader detaches. It has told what it finished; what it started and did not finish is redelivered, and what
+        else it was sent goes back as if it never had been."""
         reader = self.readers.pop(key, None)
         if reader is not None:
             self._detached(reader, now)
+            for lease in reader.take_back(0, reader.told):
+                lease.run.redelivered = True
+                reader.leases.append(lease)
             self._put_back(None, [*(lease.run for lease in reader.leases), *reader.queue], now)
 
     def away(self, key: Key, now: float) -> None:
@@ -227,6 +277,12 @@ class Device(ABC):
         """The queue is gone, and its items with it."""
         self._occupy(-self.bytes)
 
+    def drop_queued(self) -> None:
+        """What no reader has is finished, unread."""
+        for run in self._take_queued():
+            self.finished += len(run)
+            self._occupy(-run.size)
+
     # -- questions --
 
     @abstractmethod
@@ -234,8 +290,32 @@ class Device(ABC):
         """The runs that no reader has."""
 
     def qsize(self) -> int:
-        """Items that no caller has got: queued, dealt out or only prefetched."""
-        return count(self.queued()) + sum(reader.unstarted() for reader in self.readers.values())
+        """Items that no caller has got, as far as readers have told: queued, dealt out or only prefetched."""
+        return count(self.queued()) + sum(reader.untold() for reader in self.readers.values())
+
+    @property
+    def unfinished(self) -> int:
+        """Items that are neither finished nor dead letters."""
+        return self.accepted - self.finished - count(self.dead_letters)
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing that a `get` could return, as far as readers have told."""
+        return not self.qsize()
+
+    def behind(self) -> list[Key]:
+        """Who may have started what it did not tell, or has items or slots that it does not use."""
+        readers = [key for key, reader in self.readers.items() if reader.untold()]
+        putters = [key for key, putter in self.slots.putters.items() if putter.hand] if self.slots else []
+        return [*dict.fromkeys([*readers, *putters])]
+
+    def starved(self, key: Key) -> bool:
+        """Whether this reader's callers are blocked."""
+        return key in self.readers and self.readers[key].waiting > 0
+
+    def blocked(self, key: Key) -> bool:
+        """Whether this writer's callers are blocked for want of a slot."""
+        return self.slots is not None and key in self.slots.putters and self.slots.putters[key].need > 0
 
     @property
     def drained(self) -> bool:
@@ -243,6 +323,10 @@ class Device(ABC):
         return next(self.queued(), None) is None and not any(reader.leases for reader in self.readers.values())
 
     # -- what pull and push differ in --
+
+    @abstractmethod
+    def _take_queued(self) -> list[Run]:
+        """Remove and return the runs that no reader has."""
 
     @abstractmethod
     def _add(self, run: Run, now: float) -> None:
@@ -268,7 +352,7 @@ class Device(ABC):
         self.bytes += size
         self._memory.bytes += size
 
-    def _finish(self, reader: Reader, started: int, held: Sequence[int]) -> None:
+    def _finish(self, reader: Reader, started: int, held: Sequence[tuple[int, int]]) -> None:
         before = reader.bytes
         self.finished += reader.settle(started, held)
         self._occupy(reader.bytes - before)
@@ -279,13 +363,13 @@ class Device(ABC):
             return 0
         if head.returned and reader.unstarted():
             return 0  # it would come after later items, such as the sentinel that ends this reader
-        if reader.leases and reader.leases[0].alone:
+        if reader.leases and reader.leases[0].alone and not (self.kind.joins and reader.waiting):
             return 0
         if head.suspect:
             return 0 if reader.unstarted() or (reader.leases and not reader.waiting) else 1
         if reader.bytes >= MAX_AHEAD:
             return 1 if reader.waiting else 0
-        if not self._keeps and len(self.readers) > 1:
+        if not self.kind.keeps and len(self.readers) > 1:
             return min(reader.credit, reader.waiting)  # of what is only sent ahead, a death would repeat some
         return reader.credit
 
@@ -293,6 +377,8 @@ class Device(ABC):
         """Send items, which `gather` made one frame of, to a reader, and lease them to it."""
         first = reader.next
         redelivered = runs[0].redelivered
+        if reader.leases:
+            reader.leases[0].alone = False
         for run in runs:
             reader.leases.append(Lease(reader.next, run, now, alone=run.suspect and not reader.leases))
             reader.next += len(run)

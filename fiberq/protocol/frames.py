@@ -17,7 +17,7 @@ import json
 import sys
 from array import array
 from collections.abc import Mapping, Sequence
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from struct import Struct, error, iter_unpack
 from typing import Any, Final, NamedTuple
 
@@ -49,14 +49,20 @@ RECALL: Final = 19  # node: give back what you have not started; client: tell me
 RETURN: Final = 20  # client: these go back
 RELEASE: Final = 21  # client: I hold this end no more
 ENDED: Final = 22  # node: nothing will ever come, or be taken, here again; JSON
+WANT: Final = 23  # client: how many slots of a bounded queue I can use
+GRANT: Final = 24  # node: slots
+SURVEY: Final = 25  # node: tell me how far you are, and give back what you do not use
 
-_KINDS: Final = frozenset(range(HELLO, RESUME + 1)) | frozenset(range(PUT, ENDED + 1))
+_KINDS: Final = frozenset(range(HELLO, RESUME + 1)) | frozenset(range(PUT, SURVEY + 1))
 
 HEADER: Final = Struct("<BBBxQQQ")
 _COUNT: Final = Struct("<I")
 _DELIVER: Final = Struct("<QB")
-_READY: Final = Struct("<QQHH")
+_READY: Final = Struct("<QQH")
 _RANGE: Final = Struct("<QQ")
+_WANT: Final = Struct("<QQIH")
+_GRANT: Final = Struct("<Q")
+_SURVEY: Final = Struct("<QB")
 
 MAX_FRAME: Final = 60_000
 """Bytes of small items that go into one frame. Below 64 KiB transports copy, which is faster there than sharing."""
@@ -96,12 +102,22 @@ class Items(NamedTuple):
 
 class Ready(NamedTuple):
     """A reader's whole state: `limit` items may be delivered in all, those before `started` are started, and of these
-    all but `held` are finished; `waiting` of its callers are blocked now."""
+    all but `held`, ranges in order, are finished; `waiting` of its callers are blocked now."""
 
     limit: int
     started: int
     waiting: int
-    held: Sequence[int] = ()
+    held: Sequence[tuple[int, int]] = ()
+
+
+class Want(NamedTuple):
+    """A writer's whole state, on a bounded queue: of the slots it has `seen` come it gave back `returned`; `ahead` more
+    are welcome, and `waiting` of its callers are blocked for want of one."""
+
+    seen: int
+    returned: int
+    ahead: int
+    waiting: int
 
 
 def encode(frame: Frame, flags: int, seq: int, ack: int) -> tuple[Buffer, ...]:
@@ -181,23 +197,53 @@ def split(items: Items) -> list[Buffer]:
     return list(map(payload.__getitem__, map(slice, [0, *ends], ends)))
 
 
-def pack_ready(ready: Ready) -> tuple[bytes]:
-    head = _READY.pack(ready.limit, ready.started, min(ready.waiting, 0xFFFF), len(ready.held))
-    return (head + array("Q", ready.held).tobytes() if ready.held else head,)
+def pack_ready(ready: Ready) -> tuple[bytes, ...]:
+    head = _READY.pack(ready.limit, ready.started, min(ready.waiting, 0xFFFF))
+    return (head, *pack_ranges(ready.held)) if ready.held else (head,)
 
 
 def read_ready(body: memoryview) -> Ready:
     try:
-        limit, started, waiting, held = _READY.unpack_from(body)
+        limit, started, waiting = _READY.unpack_from(body)
     except error as cause:
         raise ProtocolError("a reader's report is too short") from cause
-    if len(body) != _READY.size + 8 * held:
-        raise ProtocolError("a reader's report is cut short")
-    numbers = array("Q")
-    numbers.frombytes(body[_READY.size :])
-    if held > 1 and len(set(numbers)) < held:
-        raise ProtocolError("a reader's report names an item twice")
-    return Ready(limit, started, waiting, numbers)
+    held = read_ranges(body[_READY.size :])
+    if any(first >= end for first, end in held) or any(one[1] > other[0] for one, other in pairwise(held)):
+        raise ProtocolError("a reader's report names items twice, or none")
+    return Ready(limit, started, waiting, held)
+
+
+def pack_want(want: Want) -> tuple[bytes]:
+    return (_WANT.pack(want.seen, want.returned, want.ahead, min(want.waiting, 0xFFFF)),)
+
+
+def read_want(body: memoryview) -> Want:
+    return Want(*_exactly(_WANT, body))
+
+
+def pack_grant(granted: int) -> tuple[bytes]:
+    return (_GRANT.pack(granted),)
+
+
+def read_grant(body: memoryview) -> int:
+    """How many slots were granted in all."""
+    return int(_exactly(_GRANT, body)[0])
+
+
+def pack_survey(number: int, recall: bool) -> tuple[bytes]:
+    return (_SURVEY.pack(number, recall),)
+
+
+def read_survey(body: memoryview) -> tuple[int, bool]:
+    """The survey's number, and whether it recalls what is not started."""
+    number, recall = _exactly(_SURVEY, body)
+    return number, bool(recall)
+
+
+def _exactly(struct: Struct, body: memoryview) -> tuple[Any, ...]:
+    if len(body) != struct.size:
+        raise ProtocolError("a frame is of the wrong length")
+    return struct.unpack(body)
 
 
 def pack_ranges(ranges: Sequence[tuple[int, int]]) -> tuple[bytes, ...]:

@@ -17,6 +17,7 @@ from typing import Final
 from fiberq.protocol.batch import Run, count, gather, put_in_place
 from fiberq.protocol.device import Device, Key, Memory, Reader, Send
 from fiberq.protocol.frames import MAX_FRAME, RECALL, Frame
+from fiberq.protocol.kinds import Kind
 
 RECALL_AFTER: Final = 0.010
 """Seconds that a reader may sit on items while another waits."""
@@ -28,9 +29,9 @@ reader had started without having told it yet (a millisecond's work) is done twi
 
 class PullDevice(Device):
     def __init__(
-        self, channel: int, send: Send, memory: Memory | None = None, max_deliveries: int = 5, keeps: bool = True
+        self, channel: int, kind: Kind, send: Send, memory: Memory | None = None, max_deliveries: int = 5
     ) -> None:
-        super().__init__(channel, send, memory, max_deliveries, keeps)
+        super().__init__(channel, kind, send, memory, max_deliveries)
         self._backlog: deque[Run] = deque()
         self._count = 0  # items in it
         self._waiting: dict[Key, Reader] = {}  # readers with credit whose callers are blocked, in order of asking
@@ -39,6 +40,13 @@ class PullDevice(Device):
 
     def queued(self) -> Iterator[Run]:
         return iter(self._backlog)
+
+    def qsize(self) -> int:
+        return self._count + sum(reader.untold() for reader in self.readers.values())
+
+    def _take_queued(self) -> list[Run]:
+        runs, self._backlog, self._count = list(self._backlog), deque(), 0
+        return runs
 
     def tick(self, now: float) -> None:
         for reader in list(self._ahead.values()):
@@ -142,7 +150,7 @@ class PullDevice(Device):
     def _patience_ends(self, reader: Reader) -> float | None:
         """When the recalled `reader` loses what it has unasked: never, while nobody else waits for that; and never what
         must not come out twice."""
-        if reader.recalled_at is None or reader.away or not self._keeps:
+        if reader.recalled_at is None or reader.away or not self.kind.keeps:
             return None
         if not self._starving or self._waiting.keys() <= {reader.key}:
             return None

@@ -13,6 +13,7 @@ from typing import Final
 from fiberq.protocol.batch import Run, count, gather, put_in_place
 from fiberq.protocol.device import Device, Key, Memory, Reader, Send
 from fiberq.protocol.frames import MAX_FRAME
+from fiberq.protocol.kinds import Kind
 
 MAX_SORTED: Final = 100_000
 """Items that are put in order one by one when a reader leaves; it takes about a microsecond and 200 bytes for each."""
@@ -20,9 +21,9 @@ MAX_SORTED: Final = 100_000
 
 class PushDevice(Device):
     def __init__(
-        self, channel: int, send: Send, memory: Memory | None = None, max_deliveries: int = 5, keeps: bool = True
+        self, channel: int, kind: Kind, send: Send, memory: Memory | None = None, max_deliveries: int = 5
     ) -> None:
-        super().__init__(channel, send, memory, max_deliveries, keeps)
+        super().__init__(channel, kind, send, memory, max_deliveries)
         self._ring: list[Key] = []
         self._turn = 0  # whose the next item is
         self._backlog: deque[Run] = deque()  # what came while nobody was attached
@@ -31,6 +32,12 @@ class PushDevice(Device):
         yield from self._backlog
         for reader in self.readers.values():
             yield from reader.queue
+
+    def _take_queued(self) -> list[Run]:
+        runs, self._backlog = list(self.queued()), deque()
+        for reader in self.readers.values():
+            reader.queue.clear()
+        return runs
 
     def _add(self, run: Run, now: float) -> None:
         if not self._ring:

@@ -4,13 +4,14 @@ All handles and threads of the process share one reader. It asks for one item wh
 what they got quickly, it asks ahead, for as many as they use up in `HORIZON`; where they are slow it falls back to one,
 so that a slow reader never sits on items that another could have.
 
-A queue's item is held by the thread that got it until that thread gets again or ends.
+A queue's item is held by the thread that got it until that thread gets again or ends; one of a joinable queue until it
+is reported done, or its process lets go of the queue.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Container, Sequence
+from collections.abc import Container, Hashable, Sequence
 from functools import partial
 from typing import Final
 
@@ -18,6 +19,7 @@ from fiberq.abc import Buffer
 from fiberq.errors import ProtocolError
 from fiberq.protocol import frames
 from fiberq.protocol.frames import READY, RECALL, RETURN, Frame, Ready, pack_ranges, pack_ready
+from fiberq.protocol.kinds import Kind
 from fiberq.protocol.session import Session
 
 HORIZON: Final = 0.004
@@ -42,22 +44,21 @@ FRESH: Final = 0.001
 class Reader:
     """`ready` may be popped from the left by the owning thread at any time; all else is called by one at a time."""
 
-    def __init__(self, channel: int, keeps: bool = True, pushed: bool = False) -> None:
+    def __init__(self, channel: int, kind: Kind) -> None:
         self.channel = channel
+        self.kind = kind
         self.ready: deque[tuple[int, Buffer | Sequence[Buffer]]] = deque()  # numbered, not started
         self.low = 0  # ask ahead when fewer are ready
         self.ended: str | None = None  # why nothing will come any more
         self.waiting = 0  # callers that are blocked
         self.owner: int | None = None  # the only thread that ever got, if there is only one
         self.current = -1  # what it holds
-        self.held: dict[int, int] = {}  # what the threads hold, if there are several
+        self.held: dict[Hashable, list[int]] = {}  # what the callers hold, the oldest first, if no thread owns this
         self.fresh_until = 0.0
         self.attached = False  # the node knows of this reader
         self.giving = False  # it has asked to be recalled
         self.recalls = 0  # how often it was
-        self._shared = False  # several threads got
-        self._keeps = keeps
-        self._pushed = pushed
+        self._shared = kind.joins  # no thread can own this
         self._next = 0  # the number of the next item to come
         self._limit = 0  # the credit that the node has
         self._told_waiting = 0  # callers that, as the node sees it, still wait
@@ -67,7 +68,7 @@ class Reader:
         self._told_held = False  # the newest report said that something is held
         self._reported = 0  # and that the items below this were started
         self._report_number = 0  # the frame of the newest report that may still be replaced
-        self._ahead = PUSH_WINDOW if pushed else 1  # how many items it asks for
+        self._ahead = PUSH_WINDOW if kind.pushed else 1  # how many items it asks for
         self._measured_at = 0.0
         self._measured_from = 0
 
@@ -104,7 +105,7 @@ class Reader:
         self._limit = self._next + self.waiting
         self.low = 0
         self._owes = False
-        if not self._pushed:
+        if not self.kind.pushed:
             self._ahead = 1
         session.send(Frame(RETURN, self.channel, pack_ranges(_ranges(numbers))), now)
         self._report_number = 0  # what went back must not be told of before
@@ -115,7 +116,7 @@ class Reader:
     def idle(self, session: Session, now: float) -> bool:
         """If no caller has come in `IDLE` seconds, give back what is ready and tell how far this reader is; return
         whether there is more to do of this kind later."""
-        gives = bool(self.ready) and not (self.giving or self._pushed or self.waiting)
+        gives = bool(self.ready) and not (self.giving or self.kind.pushed or self.waiting)
         behind = self._started() != self._reported
         if now > self.fresh_until + IDLE:
             if gives:
@@ -129,57 +130,117 @@ class Reader:
     def give_back(self, session: Session, now: float) -> None:
         """Give back what is ready and what is on its way, unless a caller waits: let the node recall it, for only the
         node's word comes after all that it has sent, and what came later would be taken by others first."""
-        if self.attached and not (self.giving or self._pushed or self.waiting):
+        if self.attached and not (self.giving or self.kind.pushed or self.waiting):
             self.giving = True
             session.send(Frame(RECALL, self.channel), now)
 
-    def take(self, thread: int) -> tuple[int, Buffer | Sequence[Buffer]] | None:
-        """Start the next item for `thread`; what it held is finished."""
-        self.finish(thread)
+    def take(self, caller: Hashable) -> tuple[int, Buffer | Sequence[Buffer]] | None:
+        """Start the next item for `caller`, a thread's number or another object; what it held is finished."""
+        self.finish(caller)
         if not self.ready:
             return None
-        if self.owner is None and not self._shared:
-            self.owner = thread
+        if self.owner is None and not self._shared and type(caller) is int:
+            self.owner = caller
         try:
             number, item = self.ready.popleft()
         except IndexError:
             return None
-        self.keep(thread, number)
+        self.keep(caller, number)
         return number, item
 
-    def keep(self, thread: int, number: int) -> None:
-        """`thread` holds item `number`."""
-        if thread == self.owner:
+    def take_more(self, caller: Hashable, most: int) -> list[Buffer | Sequence[Buffer]]:
+        """Start what is ready, at most `most` items, for a `caller` that has just taken one and holds that, too."""
+        if self.owner is not None:
+            self._disown()
+        mine = self.held.setdefault(caller, [])
+        items: list[Buffer | Sequence[Buffer]] = []
+        while self.ready and len(items) < most:
+            try:
+                number, item = self.ready.popleft()
+            except IndexError:
+                break
+            mine.append(number)
+            items.append(item)
+        return items
+
+    def untake(self, caller: Hashable, items: Sequence[Buffer | Sequence[Buffer]]) -> None:
+        """`caller` does not start the last `items` that it took."""
+        mine = self.held[caller]
+        numbers = mine[len(mine) - len(items) :]
+        del mine[len(mine) - len(items) :]
+        self.ready.extendleft(reversed(list(zip(numbers, items, strict=True))))
+
+    def keep(self, caller: Hashable, number: int) -> None:
+        """`caller` holds item `number`."""
+        if caller == self.owner:
             self.current = number
         else:
-            self.held[thread] = number
+            self.held.setdefault(caller, []).append(number)
 
     def share(self) -> None:
         """No thread owns this reader: each item is taken by a call."""
-        if self.owner is not None and self.current >= 0:
-            self.held[self.owner] = self.current
+        self._disown()
         self._shared = True
+
+    def _disown(self) -> None:
+        if self.owner is not None and self.current >= 0:
+            self.held[self.owner] = [self.current]
         self.owner = None
         self.current = -1
 
-    def finish(self, thread: int) -> None:
-        """What `thread` held is finished."""
-        if self.owner is not None and thread != self.owner:
+    def finish(self, caller: Hashable) -> None:
+        """What `caller` held is finished, if it need not be reported done."""
+        if self.kind.joins:
+            return
+        if self.owner is not None and caller != self.owner:
             self.share()
         if self.owner is None:
-            self.held.pop(thread, None)
+            self.held.pop(caller, None)
         else:
             self.current = -1
 
+    def done(self, caller: Hashable) -> bool:
+        """The oldest item that `caller` holds is done, or else the oldest that anybody here holds; return whether there
+        was one."""
+        holder = caller if caller in self.held else min(self.held, key=lambda each: self.held[each][0], default=None)
+        if holder is None:
+            return False
+        numbers = self.held[holder]
+        del numbers[0]
+        if not numbers:
+            del self.held[holder]
+        return True
+
     def outlived(self, threads: Container[int], session: Session, now: float) -> None:
         """What threads had got that are not among `threads` any more is finished."""
-        before = len(self.held), self.current
+        if self.kind.joins:
+            return
+        gone: list[Hashable] = [each for each in self.held if type(each) is int and each not in threads]
+        for thread in gone:
+            del self.held[thread]
         if self.owner is not None and self.owner not in threads:
+            if self.current >= 0:
+                gone.append(self.owner)
             self.owner = None
             self.current = -1
-        for thread in [thread for thread in self.held if thread not in threads]:
-            del self.held[thread]
-        if (len(self.held), self.current) != before:
+        if gone:
+            self._report(session, now)
+
+    def leave(self, session: Session, now: float) -> None:
+        """This process reads here no more: what callers got is finished, or, if it was to be reported done, given back
+        with the rest."""
+        self.waiting = 0
+        if not self.kind.joins:
+            self.held.clear()
+            self.current = -1
+        if self.attached:
+            self.recalled(session, now)
+
+    def clear(self, session: Session, now: float) -> None:
+        """What is not started is finished, unread."""
+        self.ready.clear()
+        self.low = 0
+        if self.attached:
             self._report(session, now)
 
     def ask(self, session: Session, now: float, urgent: bool = False) -> int:
@@ -190,7 +251,7 @@ class Reader:
         """
         self._adapt(now)
         self.low = 0
-        if self._pushed:
+        if self.kind.pushed:
             self._ask_pushed(session, now, urgent)
         elif self._limit < self._next + self.waiting or self._told_waiting != self.waiting:
             self._limit = self._next + max(self._ahead, self.waiting)
@@ -203,7 +264,7 @@ class Reader:
             self._owes = False
             self._report(session, now)
         self._adapt(now)
-        if self._pushed:
+        if self.kind.pushed:
             self._ask_pushed(session, now)
         elif self._ahead > 1 and self._limit <= self._next + self._ahead // 2:
             self._limit = self._next + self._ahead
@@ -218,7 +279,7 @@ class Reader:
     def cancel(self, session: Session, now: float) -> None:
         """A caller waits no more. The last one takes the credit back; what is on its way is for the next caller."""
         if self._told_waiting > self.waiting:
-            if not self._pushed and not self.waiting and not self.ready:
+            if not self.kind.pushed and not self.waiting and not self.ready:
                 self._limit = self._next
             self._report(session, now)
         elif self.ready and self.ready[0][0] < self._told_started:
@@ -228,6 +289,10 @@ class Reader:
         """Tell the node how far this reader is."""
         self._report(session, now)
 
+    def progress_later(self, session: Session, now: float) -> bool:
+        """Tell it soon, for all that happens until then; return whether that is news."""
+        return session.later(self, now + PROGRESS, partial(self._report, session))
+
     @property
     def _used(self) -> int:
         return self._next - len(self.ready)
@@ -236,7 +301,7 @@ class Reader:
         used = self._used - self._measured_from
         if used > 0:
             each = max((now - self._measured_at) / used, 1e-7)
-            if not self._pushed:
+            if not self.kind.pushed:
                 self._ahead = max(1, min(int(HORIZON / each), 2 * self._ahead, MAX_AHEAD))
             self._measured_at, self._measured_from = now, self._used
 
@@ -246,7 +311,7 @@ class Reader:
             self._limit = self._next + PUSH_WINDOW
             self._report(session, now, urgent)
         elif self._used > self._reported or self._told_held:
-            session.later(self, now + PROGRESS, partial(self._report, session))
+            self.progress_later(session, now)
 
     def _started(self) -> int:
         """The number of the first item that is not started."""
@@ -255,15 +320,22 @@ class Reader:
         except IndexError:
             return self._next
 
+    def _held(self) -> Sequence[tuple[int, int]]:
+        if self.owner is not None:
+            return () if self.current < 0 else ((self.current, self.current + 1),)
+        if not self.held:
+            return ()
+        return _ranges(sorted((number for numbers in list(self.held.values()) for number in numbers), reverse=True))
+
     def _report(self, session: Session, now: float, urgent: bool = False) -> None:
-        held: Sequence[int] = ()
-        if self._keeps and session.before_report is not None:
+        held: Sequence[tuple[int, int]] = ()
+        if self.kind.keeps and session.before_report is not None:
             session.before_report(now)  # what a caller put while it had an item leaves before the item's end is told
         started = self._started()
-        if self._keeps:
-            held = sorted(self.held.values()) if self.owner is None else () if self.current < 0 else (self.current,)
+        if self.kind.keeps:
+            held = self._held()
         begun = min(self.waiting, self._next - started)  # callers that were woken, and have not run yet
-        if started + begun < self._told_started and not self._keeps:
+        if started + begun < self._told_started and not self.kind.keeps:
             self._owes, self.low = True, len(self.ready) + 1
         self._told_waiting = self.waiting - begun
         self._told_started = started + begun

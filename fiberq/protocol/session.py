@@ -76,9 +76,12 @@ class Session:
         self.waiting[place] = frame
         return True
 
-    def later(self, key: object, at: float, action: Callable[[float], None]) -> None:
-        """Let `tick` call `action(now)` at `at`, once for a `key`."""
-        self._later.setdefault(key, (at, action))
+    def later(self, key: object, at: float, action: Callable[[float], None]) -> bool:
+        """Let `tick` call `action(now)` at `at`, once for a `key`; return whether nothing was to be done for it yet."""
+        new = key not in self._later
+        if new:
+            self._later[key] = (at, action)
+        return new
 
     def forget(self, key: object) -> None:
         """What was to be done later for `key` is done, or needless."""

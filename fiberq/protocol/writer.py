@@ -12,7 +12,9 @@ from typing import Any, Final, TypeAlias
 
 from fiberq.abc import Buffer
 from fiberq.protocol.frames import MAX_FRAME, PUT, Frame, pack_items
+from fiberq.protocol.kinds import Kind
 from fiberq.protocol.session import Session
+from fiberq.protocol.slots import Permits
 
 Item: TypeAlias = "bytes | tuple[Buffer, ...]"
 """One item as it travels: bytes, or for a large one the buffers that become parts of a message."""
@@ -38,14 +40,16 @@ def size(item: Item) -> int:
 class Writer:
     """`items` may be appended to by any thread at any time; all else is called by one at a time."""
 
-    def __init__(self, channel: int) -> None:
+    def __init__(self, channel: int, kind: Kind) -> None:
         self.channel = channel
+        self.permits = Permits(channel) if kind.maxsize else None
         self.items: list[Item] = []  # gathered
         self.under_way: deque[int] = deque()  # the numbers of frames that were unacknowledged when last looked at
         self.bulk = 0  # bytes of the gathered items that are not small
         self.full = False  # items only gather now
         self._enough = 0  # while frames are under way, so many items make another: in a stream a small one is waste
         self.look_at = 0.0  # when, at the latest, one who puts is to look whether gathered items can leave
+        self.lingers = True  # the end of the process waits until all was accepted
         self.paused = False  # the node has no room for more of this
         self.ended: str | None = None  # why nothing can be put any more
 
@@ -69,6 +73,17 @@ class Writer:
             del self.items[:taken]
             self._enough = taken // 4
             self.full = len(under_way) >= UNDER_WAY
+
+    def shut_down(self, session: Session, now: float) -> None:
+        """Nothing more is put; what was put before is sent."""
+        self.pump(session, now, everything=True)
+        self.ended = "shut"
+        self.full = False  # the next put looks closer
+
+    @property
+    def shut(self) -> bool:
+        """Whether what was put is still on its way, although nothing more can be put."""
+        return self.ended == "shut"
 
     def settled(self, session: Session) -> bool:
         """Whether all that was put was accepted by the node."""
