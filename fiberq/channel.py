@@ -159,7 +159,7 @@ class Channel:
     def get_many(self, most: int, timeout: float | None = None) -> list[Any]:
         """As `get`, and what else is there at once, up to `most` objects in all; none if there is none in time."""
         link, reader = self.attach(), self._attached_reader()
-        item = link.take(reader, _deadline(timeout))
+        item = link.take(reader, _deadline(timeout), wanted=most)
         if item is None:
             return []
         objects, items = [decode(item)], link.take_more(reader, most - 1) if most > 1 else []

@@ -366,9 +366,9 @@ class Link:
 
     # -- for handles: getting --
 
-    def take(self, reader: Reader, deadline: float | None, caller: Hashable = None) -> Any:
+    def take(self, reader: Reader, deadline: float | None, caller: Hashable = None, wanted: int = 1) -> Any:
         """Return the next item; `None` if there is none at `deadline`. Blocks until then. It is held by `caller`, by
-        default by this thread."""
+        default by this thread, who has use for `wanted` items."""
         caller = caller or threading.get_ident()
         session = self._client.session
 
@@ -383,7 +383,7 @@ class Link:
                 raise _ended(reader.ended)
             return got
 
-        got = self._obtain(reader, deadline, look)
+        got = self._obtain(reader, deadline, look, wanted)
         if reader in self._bells:
             self._answer_bell(reader)
         return None if got is None else got[1]
@@ -424,7 +424,9 @@ class Link:
         """Return whether an item can be taken without waiting; blocks for one until `deadline`. `EOFError` is one."""
         return bool(self._obtain(reader, deadline, lambda *_: bool(reader.ready or reader.ended) or None))
 
-    def _obtain(self, reader: Reader, deadline: float | None, look: Callable[[float, bool], T | None]) -> T | None:
+    def _obtain(
+        self, reader: Reader, deadline: float | None, look: Callable[[float, bool], T | None], wanted: int = 1
+    ) -> T | None:
         """Call `look` until it returns something, and see to it that the node sends it; `None` at `deadline`.
 
         A caller that does not want to wait gets the node's answer all the same: what is there is found.
@@ -447,10 +449,10 @@ class Link:
                 waits = True
                 reader.waiting += 1
             if not at_once:
-                reader.ask(session, now)
+                reader.ask(session, now, wanted)
             elif recalls != reader.recalls:  # the node has not heard, or sent nothing until it got what went back
                 recalls = reader.recalls
-                reader.ask(session, now)
+                reader.ask(session, now, wanted)
                 request = self._client.request(now, op="stat", channel=reader.channel, **{"for": "item"})
             answered = request is not None and request.answer is not None
             return (None,) if answered and not reader.giving else None

@@ -243,20 +243,16 @@ class Reader:
         if self.attached:
             self._report(session, now)
 
-    def ask(self, session: Session, now: float, urgent: bool = False) -> int:
-        """Callers wait and nothing is ready: make sure that the node knows, and has credit to send.
-
-        Returns the number of the frame that told it; what there was when the node took that frame came before its
-        acknowledgement. `urgent` asks for that at once.
-        """
+    def ask(self, session: Session, now: float, wanted: int = 1) -> None:
+        """Callers wait and nothing is ready: make sure that the node knows, and has credit to send. One of them has
+        use for `wanted` items."""
         self._adapt(now)
         self.low = 0
         if self.kind.pushed:
-            self._ask_pushed(session, now, urgent)
+            self._ask_pushed(session, now)
         elif self._limit < self._next + self.waiting or self._told_waiting != self.waiting:
-            self._limit = self._next + max(self._ahead, self.waiting)
-            self._report(session, now, urgent)
-        return self._report_number
+            self._limit = self._next + max(self._ahead, self.waiting, wanted)
+            self._report(session, now)
 
     def ask_ahead(self, session: Session, now: float) -> None:
         """Less than `low` is ready and the caller goes on working: ask for more, in good time."""
@@ -305,11 +301,11 @@ class Reader:
                 self._ahead = max(1, min(int(HORIZON / each), 2 * self._ahead, MAX_AHEAD))
             self._measured_at, self._measured_from = now, self._used
 
-    def _ask_pushed(self, session: Session, now: float, urgent: bool = False) -> None:
+    def _ask_pushed(self, session: Session, now: float) -> None:
         """A push reader's credit is renewed by halves; what it has finished is told when it is slow, or at a lull."""
-        if urgent or self._eager or self._limit <= self._next + PUSH_WINDOW // 2 or now > self.fresh_until + PROGRESS:
+        if self._eager or self._limit <= self._next + PUSH_WINDOW // 2 or now > self.fresh_until + PROGRESS:
             self._limit = self._next + PUSH_WINDOW
-            self._report(session, now, urgent)
+            self._report(session, now)
         elif self._used > self._reported or self._told_held:
             self.progress_later(session, now)
 
@@ -327,7 +323,7 @@ class Reader:
             return ()
         return _ranges(sorted((number for numbers in list(self.held.values()) for number in numbers), reverse=True))
 
-    def _report(self, session: Session, now: float, urgent: bool = False) -> None:
+    def _report(self, session: Session, now: float) -> None:
         held: Sequence[tuple[int, int]] = ()
         if self.kind.keeps and session.before_report is not None:
             session.before_report(now)  # what a caller put while it had an item leaves before the item's end is told
@@ -346,7 +342,7 @@ class Reader:
         session.forget(self)
         frame = Frame(READY, self.channel, pack_ready(Ready(self._limit, started, self.waiting, held)))
         if not session.replace(self._report_number, frame):
-            self._report_number = session.send(frame, now, urgent)
+            self._report_number = session.send(frame, now)
         self.fresh_until = now + FRESH
 
 

@@ -22,6 +22,7 @@ from fiberq.protocol.client import Client, Request
 from fiberq.protocol.device import Device, Key, Memory, Send
 from fiberq.protocol.device import Reader as Lessee
 from fiberq.protocol.frames import Items, split
+from fiberq.protocol.kinds import Kind
 from fiberq.protocol.pull import PullDevice
 from fiberq.protocol.push import PushDevice
 from fiberq.protocol.reader import FRESH, Reader
@@ -44,6 +45,7 @@ class Plan:
     """What happens in one schedule. Probabilities are per message, rates per second of virtual time."""
 
     kind: str = "pull"
+    maxsize: int = 0
     writers: int = 2
     readers: int = 2
     threads: int = 1
@@ -73,7 +75,7 @@ class Plan:
     @classmethod
     def random(cls, random: Random) -> Plan:
         plan = cls(
-            kind=random.choice(("pull", "pull", "push", "pipe")),
+            kind=random.choice(("pull", "pull", "push", "pipe", "joinable")),
             writers=random.randint(1, 3),
             readers=random.randint(1, 4),
             threads=random.choice((1, 1, 1, 2, 3)),
@@ -97,6 +99,8 @@ class Plan:
             grace=random.random() < 0.6,
             goodbye=random.random() < 0.5,
         )
+        if plan.kind in ("pull", "joinable"):
+            plan.maxsize = random.choice((0, 0, 1, 3, 20, 1000))
         # A reader that never waits for as long as a round trip takes gets nothing: what comes late goes back.
         long = 6 * plan.latency
         plan.timeouts = random.choice(((None,), (None,), (0.0, long / 6, long, None), (long / 2, long)))
@@ -123,6 +127,7 @@ class Ledger:
     taken: set[bytes] = field(default_factory=set)  # were taken back from a reader that did not answer
     perished: set[bytes] = field(default_factory=set)  # pipe messages that a process had when it died
     got: list[tuple[bytes, int]] = field(default_factory=list)  # with the reader's process
+    inside: dict[bytes, int] = field(default_factory=dict)  # put, by its writer's process, and never got
     finished: set[tuple[bytes, int]] = field(default_factory=set)
 
     def receivers(self) -> dict[bytes, list[int]]:
@@ -147,13 +152,13 @@ def whole(item: Buffer | Sequence[Buffer]) -> bytes:
 class WatchedPull(PullDevice):
     ledger: Ledger
 
-    def put(self, items: Items, now: float) -> None:
+    def put(self, key: Key, items: Items, now: float) -> None:
         self.ledger.accepted.update(contents(Run.of(items)))
-        super().put(items, now)
+        super().put(key, items, now)
 
     def lost(self, key: Key, now: float) -> None:
         reader = self.readers.get(key)
-        if reader is not None and not self._keeps:
+        if reader is not None and not self.kind.keeps:
             for lease in reader.leases:
                 self.ledger.perished.update(contents(lease.run))
         super().lost(key, now)
@@ -167,9 +172,9 @@ class WatchedPull(PullDevice):
 class WatchedPush(PushDevice):
     ledger: Ledger
 
-    def put(self, items: Items, now: float) -> None:
+    def put(self, key: Key, items: Items, now: float) -> None:
         self.ledger.accepted.update(contents(Run.of(items)))
-        super().put(items, now)
+        super().put(key, items, now)
 
 
 class WatchedBroker(Broker):
@@ -177,10 +182,10 @@ class WatchedBroker(Broker):
         self.ledger = ledger
         super().__init__("node", **settings)
 
-    def _device(self, number: int, kind: str) -> Device:
-        make: Callable[[int, Send, Memory, int, bool], WatchedPull | WatchedPush]
-        make = WatchedPush if kind == "push" else WatchedPull
-        device = make(number, self._send, self.memory, self._max_deliveries, kind != "pipe")
+    def _device(self, number: int, kind: Kind) -> Device:
+        make: Callable[[int, Kind, Send, Memory, int], WatchedPull | WatchedPush]
+        make = WatchedPush if kind.pushed else WatchedPull
+        device = make(number, kind, self._send, self.memory, self._max_deliveries)
         device.ledger = self.ledger
         return device
 
@@ -411,8 +416,26 @@ class Process:
             yield None
         assert "error" not in request.answer, request.answer
 
+    def permit(self, writer: Writer) -> Steps:
+        """Take a slot of a bounded queue."""
+        permits, session = writer.permits, self.client.session
+        if permits is None:
+            return
+        if not permits.free:
+            permits.waiting += 1
+            while not permits.free:
+                permits.ask(session, self.world.now)
+                yield None
+            permits.waiting -= 1
+            permits.arrived(self.world.now)
+        elif len(permits.free) <= permits.low:
+            permits.ask(session, self.world.now)
+        permits.free.pop()
+
     def put(self, writer: Writer, item: bytes | tuple[Buffer, ...]) -> None:
-        self.world.ledger.put[item if isinstance(item, bytes) else b"".join(item)] = self.number
+        ledger, data = self.world.ledger, item if isinstance(item, bytes) else b"".join(item)
+        ledger.put[data] = ledger.inside[data] = self.number
+        self.world.check_bound()
         writer.items.append(item)
         if not writer.full:
             self.client.pump(writer, self.world.now)
@@ -428,6 +451,9 @@ class Process:
         """Leave the next item in `thread.item`; `None` after `timeout`, or at the end."""
         world, session = self.world, self.client.session
         if thread.item is not None:
+            if reader.kind.joins:
+                assert reader.done(id(thread))
+                reader.progress_later(session, world.now)
             world.ledger.finished.add((thread.item, self.number))
             thread.item = None
         if reader.ready and world.now > reader.fresh_until:
@@ -440,6 +466,7 @@ class Process:
             if got is not None:
                 thread.item = whole(got[1])
                 world.ledger.got.append((thread.item, self.number))
+                world.ledger.inside.pop(thread.item, None)
             if got is not None or reader.ended or world.stopping or (deadline is not None and world.now >= deadline):
                 break
             if not waited:
@@ -539,7 +566,7 @@ class World:
 
     def _create(self, thread: Thread) -> Steps:  # noqa: ARG002
         creator = self.creator
-        yield from creator.ask(op="create", channel=CHANNEL, kind=self.plan.kind)
+        yield from creator.ask(op="create", channel=CHANNEL, kind=Kind(self.plan.kind, self.plan.maxsize))
         for process in self.readers:
             for number in range(self.plan.threads):
                 process.start(self._reading(process, number == 0))
@@ -547,6 +574,12 @@ class World:
             process.start(self._writing(process))
         while any(process.alive and process not in self._open for process in (*self.writers, *self.readers)):
             yield 0.01
+        if self.plan.kind == "joinable":
+            while any(process.alive and not process.closed for process in self.writers):
+                yield 0.01
+            yield from creator.ask(op="join", channel=CHANNEL)
+            finished = {item for item, _ in self.ledger.finished}
+            assert set(self.ledger.accepted) <= finished, "join ended before all was done"
         if self.plan.kind != "pipe":
             while not self._done():
                 yield 0.01
@@ -560,11 +593,12 @@ class World:
             plan, random = self.plan, self.random
             yield from process.ask(op="open", holds=[[CHANNEL, "w"]])
             self._open.add(process)
-            writer = process.client.writers[CHANNEL] = Writer(CHANNEL)
+            writer = process.client.writers[CHANNEL] = Writer(CHANNEL, Kind(plan.kind, plan.maxsize))
             while plan.wait_for_readers and len(self._attached) < plan.readers:
                 yield 0.001
             for number in range(plan.items):
                 data = b"%d:%d:" % (process.number, number) + b"." * random.randint(0, plan.padding)
+                yield from process.permit(writer)
                 process.put(writer, (data[:3], data[3:]) if random.random() < plan.large else data)
                 if number % plan.burst == plan.burst - 1:
                     yield random.choice(plan.pace)
@@ -579,7 +613,7 @@ class World:
             if first:
                 yield from process.ask(op="open", holds=[[CHANNEL, "r"]])
                 self._open.add(process)
-                process.client.readers[CHANNEL] = Reader(CHANNEL, plan.kind != "pipe", plan.kind == "push")
+                process.client.readers[CHANNEL] = Reader(CHANNEL, Kind(plan.kind, plan.maxsize))
             while CHANNEL not in process.client.readers:
                 yield 0.001
             reader = process.client.readers[CHANNEL]
@@ -614,6 +648,14 @@ class World:
         cared |= {item for item, _ in ledger.finished}
         return [item for item in ledger.accepted if item not in cared | ledger.perished]
 
+    def check_bound(self) -> None:
+        """See that no more items are in the queue than may be; what a dead writer had not sent is not in it."""
+        inside, maxsize = self.ledger.inside, self.plan.maxsize
+        if 0 < maxsize < len(inside):
+            dead = {process.number for process in self.processes if not process.alive}
+            there = [item for item, writer in inside.items() if writer not in dead or item in self.ledger.accepted]
+            assert len(there) <= maxsize, f"{len(there)} items are in a queue for {maxsize}: {there[:5]}"
+
     def _at_eof(self) -> None:
         got = {item for item, _ in self.ledger.got}
         unread = [item for item in self.ledger.accepted if item not in got | self.ledger.perished]
@@ -635,7 +677,7 @@ class World:
 
     def _probe(self) -> None:
         """Look who waits although there are items: at the node, or not started by another."""
-        for process in self.readers:
+        for process in (*self.writers, *self.readers):
             process.awake(process.idle)
         device = self.broker.device()
         queued = device is not None and next(device.queued(), None) is not None

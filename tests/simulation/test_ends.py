@@ -10,6 +10,7 @@ from sim import CHANNEL, Ledger, Message, WatchedBroker
 from fiberq.errors import NodeError
 from fiberq.protocol.client import Client
 from fiberq.protocol.frames import PUT, READY, REQUEST, Frame
+from fiberq.protocol.kinds import Kind
 from fiberq.protocol.pull import RECALL_AFTER
 from fiberq.protocol.reader import IDLE, Reader
 from fiberq.protocol.session import WINDOW, drain
@@ -29,12 +30,12 @@ class Node:
         client.hello()
         self.settle()
         if create:
-            client.request(self.now, op="create", channel=CHANNEL, kind=self.kind)
+            client.request(self.now, op="create", channel=CHANNEL, kind=Kind(self.kind))
         else:
             client.request(self.now, op="open", holds=[[CHANNEL, sides]])
         self.settle()
-        client.readers[CHANNEL] = Reader(CHANNEL, self.kind != "pipe", self.kind == "push")
-        client.writers[CHANNEL] = Writer(CHANNEL)
+        client.readers[CHANNEL] = Reader(CHANNEL, Kind(self.kind))
+        client.writers[CHANNEL] = Writer(CHANNEL, Kind(self.kind))
         return client
 
     def settle(self) -> None:
@@ -92,9 +93,11 @@ class Node:
         self.settle()
 
     def qsize(self) -> int:
-        device = self.broker.device()
-        assert device is not None
-        return device.qsize()
+        """As the creator is answered."""
+        request = self.creator.request(self.now, op="stat", channel=CHANNEL)
+        self.settle()
+        assert request.answer is not None
+        return int(request.answer["qsize"])
 
 
 @pytest.mark.parametrize("told", [Reader.cancel, Reader.progress])
@@ -440,7 +443,7 @@ def test_a_forked_child_can_let_go_before_its_parent_has_announced_it() -> None:
     node.settle()
     node.creator.tell(node.now, op="flight", token="token", holds=[[CHANNEL, "r"], [CHANNEL, "w"]])
     node.creator.release(CHANNEL, "rw", node.now)
-    child.readers[CHANNEL] = Reader(CHANNEL, keeps=False)
+    child.readers[CHANNEL] = Reader(CHANNEL, Kind("pipe"))
     node.ask(child)
     node.settle()
     assert child.readers[CHANNEL].ended == "eof"

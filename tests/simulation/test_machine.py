@@ -10,6 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from sim import CHANNEL, Ledger, Message, WatchedBroker
 
 from fiberq.protocol.client import Client
+from fiberq.protocol.kinds import Kind
 from fiberq.protocol.reader import Reader
 from fiberq.protocol.session import drain
 from fiberq.protocol.writer import Writer
@@ -51,12 +52,12 @@ class Interleavings(RuleBasedStateMachine):
             line.client.hello()
             self.settle()
             if line.client is creator:
-                creator.request(self.now, op="create", channel=CHANNEL, kind=kind)
+                creator.request(self.now, op="create", channel=CHANNEL, kind=Kind(kind))
             else:
                 line.client.request(self.now, op="open", holds=[[CHANNEL, "rw"]])
             self.settle()
-            line.client.readers[CHANNEL] = Reader(CHANNEL, kind != "pipe", kind == "push")
-            line.client.writers[CHANNEL] = Writer(CHANNEL)
+            line.client.readers[CHANNEL] = Reader(CHANNEL, Kind(kind))
+            line.client.writers[CHANNEL] = Writer(CHANNEL, Kind(kind))
 
     # -- the network --
 

@@ -13,6 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from fiberq.protocol.batch import Run
 from fiberq.protocol.device import Device, Key, Memory
 from fiberq.protocol.frames import DELIVER, RECALL, Frame, Items, Ready, read_deliver, split
+from fiberq.protocol.kinds import Kind
 from fiberq.protocol.pull import RECALL_AFTER, RECALL_PATIENCE, PullDevice
 from fiberq.protocol.push import PushDevice
 
@@ -20,6 +21,7 @@ settings.register_profile("steady", deadline=None)  # a loaded machine is no fai
 settings.load_profile("steady")
 
 DEATHS = 2
+PULL = Kind("pull")
 
 
 def _items(contents: list[bytes]) -> Items:
@@ -38,6 +40,7 @@ class Peer:
         self.next = 0
         self.started = 0
         self.told = 0  # what the device takes for started
+        self.said = 0  # what this said that it had started
         self.limit = 0
         self.waiting = 0
         self.recalled = False
@@ -108,7 +111,7 @@ class DeviceMachine(RuleBasedStateMachine):
             item = b"%d:" % len(self.places) + b"." * size
             self.places[item] = len(self.places)
             contents.append(item)
-        self.device.put(_items(contents), self.now)
+        self.device.put("writer", _items(contents), self.now)
 
     @initialize(readers=st.integers(0, 3))
     def begin(self, readers: int) -> None:
@@ -137,10 +140,11 @@ class DeviceMachine(RuleBasedStateMachine):
         held = []
         for number in [number for number in peer.items if number < peer.started]:
             if self.keeps and data.draw(st.booleans()):
-                held.append(number)
+                held.append((number, number + 1))
             else:
                 self.finished.add(peer.items.pop(number))
-        peer.limit, peer.waiting, peer.told = peer.next + more, waiting, peer.started
+        peer.limit, peer.waiting = peer.next + more, waiting
+        peer.told = peer.said = peer.started
         self.device.ready(key, Ready(peer.limit, peer.started, waiting, held), self.now)
 
     @precondition(lambda self: self.peers)
@@ -244,7 +248,7 @@ class DeviceMachine(RuleBasedStateMachine):
 
     @invariant()
     def counts_are_right(self) -> None:
-        prefetched = sum(number >= peer.told for peer in self.peers.values() for number in peer.items)
+        prefetched = sum(number >= peer.said for peer in self.peers.values() for number in peer.items)
         assert self.device.qsize() == len(self.queued()) + prefetched
         assert self.device.accepted == len(self.places)
         assert self.device.finished == len(self.finished)
@@ -286,19 +290,19 @@ class DeviceMachine(RuleBasedStateMachine):
 
 class PullMachine(DeviceMachine):
     def make(self) -> Device:
-        return PullDevice(1, self.send, self.memory, DEATHS)
+        return PullDevice(1, Kind("pull"), self.send, self.memory, DEATHS)
 
 
 class PushMachine(DeviceMachine):
     def make(self) -> Device:
-        return PushDevice(1, self.send, self.memory, DEATHS)
+        return PushDevice(1, Kind("push"), self.send, self.memory, DEATHS)
 
 
 class PipeMachine(DeviceMachine):
     keeps = False
 
     def make(self) -> Device:
-        return PullDevice(1, self.send, self.memory, DEATHS, keeps=False)
+        return PullDevice(1, Kind("pipe"), self.send, self.memory, DEATHS)
 
 
 for _machine in (PullMachine, PushMachine, PipeMachine):
@@ -311,12 +315,12 @@ TestPipe = PipeMachine.TestCase
 class Desk:
     """A device, and what it sent to each reader."""
 
-    def __init__(self, device: type[PullDevice | PushDevice], **options: Any) -> None:
+    def __init__(self, device: type[PullDevice | PushDevice], kind: Kind = PULL, **options: Any) -> None:
         self.got: dict[Key, list[bytes]] = {}
         self.deliveries: list[tuple[Key, int]] = []
         self.recalls: list[Key] = []
         self.memory = Memory()
-        self.device = device(1, self._send, self.memory, **options)
+        self.device = device(1, kind, self._send, self.memory, **options)
 
     def _send(self, key: Key, frame: Frame) -> None:
         if frame.kind == RECALL:
@@ -327,7 +331,7 @@ class Desk:
         self.deliveries.append((key, len(items)))
 
     def put(self, *contents: bytes) -> None:
-        self.device.put(_items(list(contents)), 0.0)
+        self.device.put("writer", _items(list(contents)), 0.0)
 
 
 @given(st.integers(1, 5), st.integers(0, 10), st.data())
@@ -399,7 +403,7 @@ def test_a_reader_that_gives_items_back_late_loses_them_only_when_another_waits(
 
 
 def test_a_message_of_a_pipe_is_never_taken_back_unasked() -> None:
-    desk = Desk(PullDevice, keeps=False)
+    desk = Desk(PullDevice, Kind("pipe"))
     desk.device.ready("slow", Ready(4, 0, 1), 0.0)
     desk.put(b"a", b"b", b"c")
     desk.device.ready("idle", Ready(1, 0, 1), 0.0)
@@ -445,7 +449,7 @@ def test_held_items_keep_their_leases(device: type[PullDevice | PushDevice]) -> 
     desk = Desk(device)
     desk.put(b"0", b"1", b"2", b"3")
     desk.device.ready("a", Ready(5, 0, 0), 0.0)
-    desk.device.ready("a", Ready(5, 3, 0, [0, 2]), 0.0)
+    desk.device.ready("a", Ready(5, 3, 0, [(0, 1), (2, 3)]), 0.0)
     assert (desk.device.finished, desk.memory.bytes) == (1, 3)
     desk.device.lost("a", 0.0)
     for _ in range(4):

@@ -15,7 +15,7 @@ from fiberq.errors import NodeError, ProtocolError
 from fiberq.protocol import frames
 from fiberq.protocol.broker import Broker
 from fiberq.protocol.client import Client
-from fiberq.protocol.frames import Frame, Ready, decode, encode
+from fiberq.protocol.frames import Frame, Ready, Want, decode, encode
 from fiberq.protocol.session import drain
 
 settings.register_profile("steady", deadline=None)  # a loaded machine is no failure
@@ -27,6 +27,9 @@ READERS: list[Callable[[memoryview], Any]] = [
     frames.read_json,
     frames.read_ready,
     frames.read_ranges,
+    frames.read_want,
+    frames.read_grant,
+    frames.read_survey,
     lambda body: frames.read_items(body, ()),
     lambda body: frames.read_items(body, (b"part",)),
     lambda body: frames.read_deliver(body, ()),
@@ -37,7 +40,7 @@ def _body(pieces: Any) -> memoryview:
     return memoryview(b"".join(pieces))
 
 
-@given(st.sampled_from([*range(1, 11), *range(16, 23)]), st.integers(0, 255), U64, U64, U64, BYTES)
+@given(st.sampled_from([*range(1, 11), *range(16, 26)]), st.integers(0, 255), U64, U64, U64, BYTES)
 def test_a_header_is_read_back(kind: int, flags: int, seq: int, ack: int, channel: int, body: bytes) -> None:
     received = decode(encode(Frame(kind, channel, (body, body), (b"a", b"b")), flags, seq, ack))
     assert received[:5] == (kind, flags, seq, ack, channel)
@@ -59,7 +62,8 @@ def test_a_large_item_is_read_back(parts: list[bytes]) -> None:
 
 
 @given(U64, U64, st.integers(0, 70_000), st.sets(U64, max_size=9).map(sorted))
-def test_a_readers_report_is_read_back(limit: int, started: int, waiting: int, held: list[int]) -> None:
+def test_a_readers_report_is_read_back(limit: int, started: int, waiting: int, ends: list[int]) -> None:
+    held = list(zip(ends[::2], ends[1::2], strict=False))
     read = frames.read_ready(_body(frames.pack_ready(Ready(limit, started, waiting, held))))
     assert (*read[:3], list(read.held)) == (limit, started, min(waiting, 0xFFFF), held)
 
@@ -87,17 +91,28 @@ def test_a_count_that_exceeds_the_body_is_refused(count: int) -> None:
 
 def test_a_report_that_names_an_item_twice_is_refused() -> None:
     with pytest.raises(ProtocolError):
-        frames.read_ready(_body(frames.pack_ready(Ready(9, 5, 0, (3, 3)))))
+        frames.read_ready(_body(frames.pack_ready(Ready(9, 5, 0, ((2, 4), (3, 5))))))
 
 
 # -- the node, whatever it is sent --
 
 _REQUEST = st.fixed_dictionaries(
-    {"op": st.sampled_from(["create", "open", "flight", "inherit", "stat", "nothing"])},
+    {
+        "op": st.sampled_from(
+            ["create", "open", "flight", "inherit", "stat", "join", "shutdown", "surveyed", "forget", "nothing"]
+        )
+    },
     optional={
         "id": st.one_of(st.integers(), st.text(max_size=3)),
         "channel": st.one_of(st.integers(-1, 4), st.just(2**64), st.just(float("inf")), st.text(max_size=2)),
-        "kind": st.sampled_from(["pull", "push", "pipe", "other"]),
+        "kind": st.sampled_from(
+            [["pull"], ["pull", 2], ["push", 0], ["pipe"], ["pipe", 3], ["joinable", 1], ["other"], 7]
+        ),
+        "name": st.sampled_from([None, "a", 3]),
+        "for": st.sampled_from([None, "item", "slot"]),
+        "drop": st.booleans(),
+        "survey": st.integers(0, 3),
+        "request": st.integers(0, 3),
         "token": st.one_of(st.none(), st.sampled_from(["a", "b"])),
         "holds": st.one_of(st.integers(), st.lists(st.tuples(st.integers(-1, 4), st.sampled_from(["r", "w", "x"])))),
         "fork": st.booleans(),
@@ -117,9 +132,16 @@ _BODIES = st.one_of(
     ),
     st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9))).map(lambda ranges: b"".join(frames.pack_ranges(ranges))),
     st.sampled_from([b"r", b"w", b"rw", b"\xff"]),
+    st.builds(
+        lambda seen, returned, ahead, waiting: frames.pack_want(Want(seen, returned, ahead, waiting))[0],
+        st.integers(0, 3),
+        st.integers(0, 3),
+        st.integers(0, 9),
+        st.integers(0, 3),
+    ),
 )
 _FRAMES = st.tuples(
-    st.sampled_from([*range(1, 11), *range(16, 23)]), st.integers(0, 4), _BODIES, st.lists(BYTES, max_size=2)
+    st.sampled_from([*range(1, 11), *range(16, 26)]), st.integers(0, 4), _BODIES, st.lists(BYTES, max_size=2)
 )
 
 
@@ -152,9 +174,9 @@ def test_no_message_upsets_the_node(sent: list[Any], random: Any) -> None:
     broker = Broker("node")
     witness = _greeted(broker, "witness")
     _greeted(broker, "known")
-    made = witness.request(0.0, op="create", channel=3, kind="pull")
+    made = witness.request(0.0, op="create", channel=3, kind=["pull"])
     _exchange(broker, witness, 0.0)
-    assert made.answer == {"id": 1}
+    assert made.answer == {"id": 1, "channel": 3, "shut": False}
     for number, (peer, (kind, channel, body, parts), damage, place) in enumerate(sent):
         frame = Frame(kind, channel, (body,), parts)
         message = [*encode(frame, random.randint(0, 3), random.choice((0, number + 1)), 0)]
@@ -197,9 +219,9 @@ def test_a_request_that_cannot_be_read_ends_the_process_that_sent_it_alone(quest
     client.request(0.0, **question)
     with pytest.raises(NodeError, match="refused"):
         _exchange(broker, client, 0.0)
-    made = witness.request(0.0, op="create", channel=3, kind="pull")
+    made = witness.request(0.0, op="create", channel=3, kind=["pull"])
     _exchange(broker, witness, 0.0)
-    assert made.answer == {"id": 1}
+    assert made.answer == {"id": 1, "channel": 3, "shut": False}
 
 
 def test_a_connection_cannot_change_its_session() -> None:
@@ -211,9 +233,9 @@ def test_a_connection_cannot_change_its_session() -> None:
     (answer,) = broker.output(0.0)
     assert decode(answer[1]).kind == frames.REFUSED
     assert answer[0] == client.name
-    made = witness.request(0.0, op="create", channel=3, kind="pull")
+    made = witness.request(0.0, op="create", channel=3, kind=["pull"])
     _exchange(broker, witness, 0.0)
-    assert made.answer == {"id": 1}
+    assert made.answer == {"id": 1, "channel": 3, "shut": False}
 
 
 @settings(max_examples=200)
