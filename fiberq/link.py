@@ -876,6 +876,9 @@ class Link:
             if writer.items and not writer.ended:
                 return False
             del self._client.writers[channel]
+            if writer.ended is None:
+                writer.ended = "closed"
+                self._client.changed.append(writer)
         if gone:
             self._client.release(channel, gone, now)
             self._notify()

@@ -256,7 +256,8 @@ class Broker:
                 device.put(member, frames.read_items(body, frame.parts), self._now)
                 self._restrain(member, frame.channel, device)
         elif frame.kind == frames.WANT:
-            device.want(member, frames.read_want(body))
+            if "w" in member.holds.get(frame.channel, ""):  # a thread may give up after another one has let go
+                device.want(member, frames.read_want(body))
         elif frame.kind == frames.READY:
             member.holds.setdefault(frame.channel, "")
             channel.told.discard((member, "r"))  # what it was told before it had a reader, it did not keep

@@ -83,7 +83,7 @@ class Writer:
     @property
     def shut(self) -> bool:
         """Whether what was put is still on its way, although nothing more can be put."""
-        return self.ended == "shut"
+        return self.ended in ("shut", "closed")
 
     def settled(self, session: Session) -> bool:
         """Whether all that was put was accepted by the node."""

@@ -488,6 +488,7 @@ class Process:
         """Let go of everything; what this process put was flushed."""
         now = self.world.now
         if not goodbye:
+            self.client.writers.pop(CHANNEL, None)
             self.client.release(CHANNEL, "rw", now)
         while self.client.session.busy:
             yield 0.001
@@ -654,7 +655,7 @@ class World:
         if 0 < maxsize < len(inside):
             dead = {process.number for process in self.processes if not process.alive}
             there = [item for item, writer in inside.items() if writer not in dead or item in self.ledger.accepted]
-            assert len(there) <= maxsize, f"{len(there)} items are in a queue for {maxsize}: {there[:5]}"
+            assert len(there) <= maxsize, f"{len(there)} items are in a queue for {maxsize}: {[item[:20] for item in there[:5]]}"
 
     def _at_eof(self) -> None:
         got = {item for item, _ in self.ledger.got}
