@@ -131,9 +131,7 @@ class Link:
 
         Raises `HandleError` if the one with this name is of another kind.
         """
-        answer = self.ask(op="create", channel=channel, kind=kind, name=name)
-        if "error" in answer:
-            raise HandleError(answer["error"])
+        answer = _granted(self.ask(op="create", channel=channel, kind=kind, name=name))
         number = int(answer["channel"])
         with self._lock:
             self._learn({number: kind}, [number] if answer["shut"] else [])
@@ -153,9 +151,7 @@ class Link:
                 return
             self._opening.append(key)
         try:
-            answer = self.ask(op="open", holds=[[channel, sides]], token=token)
-            if "error" in answer:
-                raise HandleError(answer["error"])
+            answer = _granted(self.ask(op="open", holds=[[channel, sides]], token=token))
             with self._lock:
                 self._learn({channel: Kind.read(answer["kinds"][f"{channel:x}"])}, answer["shut"])
                 self._handles[key] = self._handles.get(key, 0) + 1
@@ -310,6 +306,7 @@ class Link:
             if not waits:
                 waits = True
                 permits.waiting += 1
+                self._progress(writer.channel, now)  # what this process got itself makes room
             permits.ask(session, now)
             if request is None and deadline is not None:
                 request = self._client.request(now, op="stat", channel=writer.channel, **{"for": "slot"})
@@ -330,7 +327,10 @@ class Link:
     def relieve(self, writer: Writer) -> None:
         """Send what has gathered in `writer`, if it can leave; block while too much has."""
         with self._lock:
-            self._check(writer)
+            self._check(None if writer.shut else writer)
+            if writer.shut and writer.items:
+                writer.items.pop()  # it was put after all that was there had been sent: each caller takes one back
+                self._check(writer)
             now = time.monotonic()
             self._receive(now)
             self._client.pump(writer, now)
@@ -358,9 +358,9 @@ class Link:
         """Block while more has gathered than is worth to gather."""
 
         def step(now: float) -> bool | None:
-            self._check(writer)
+            self._check(None if writer.shut else writer)  # what is there by then is on its way
             self._client.pump(writer, now)
-            return _has_room(writer) or None
+            return writer.shut or _has_room(writer) or None
 
         self._until(step, writer, None)
 
@@ -544,29 +544,28 @@ class Link:
     # -- for handles: questions --
 
     def join(self, channel: int, deadline: float | None) -> bool:
-        """Block until all items are finished; return whether they are at `deadline`."""
+        """Block until all items are finished; return whether they are at `deadline`, or, if that has passed, now."""
+        if deadline is not None and deadline <= time.monotonic():
+            answer = self.ask(op="join", channel=channel, at_once=True)
+            return _granted(answer)["finished"] is True
         with self._lock:
             self._check()
             now = time.monotonic()
             request = self._client.request(now, op="join", channel=channel)
             self._transmit(now)
-        answer = self._until(lambda _: request.answer, request, deadline)
-        if answer is None:
+        found = self._until(lambda _: request.answer, request, deadline)
+        if found is None:
             with self._lock:
                 self._client.forget(request, time.monotonic())
             return False
-        if "error" in answer:
-            raise HandleError(answer["error"])
-        return True
+        return _granted(found)["finished"] is True
 
     def shut_down(self, channel: int, now: bool) -> None:
         """Let nothing more be put into a queue; `now`: nor got. Blocks until all who put know it."""
         with self._lock:
             self._check()
             self._client.shut_down(channel, time.monotonic())
-        answer = self.ask(op="shutdown", channel=channel, drop=now)
-        if "error" in answer:
-            raise HandleError(answer["error"])
+        _granted(self.ask(op="shutdown", channel=channel, drop=now))
 
     def ask(self, **question: Any) -> dict[str, Any]:
         """Ask the node and return its answer; blocks until it comes."""
@@ -580,13 +579,14 @@ class Link:
     def qsize(self, channel: int) -> int:
         with self._lock:
             self._check()
-            reader = self._client.readers.get(channel)
-            if reader is not None and reader.attached:
-                reader.progress(self._client.session, time.monotonic())
-        answer = self.ask(op="stat", channel=channel)
-        if "error" in answer:
-            raise HandleError(answer["error"])
-        return int(answer["qsize"])
+            self._progress(channel, time.monotonic())
+        return int(_granted(self.ask(op="stat", channel=channel))["qsize"])
+
+    def _progress(self, channel: int, now: float) -> None:
+        """Tell the node how far this process is with a channel, if it reads it."""
+        reader = self._client.readers.get(channel)
+        if reader is not None and reader.attached:
+            reader.progress(self._client.session, now)
 
     # -- waiting --
 
@@ -974,6 +974,13 @@ class Link:
         self._on_end(self)
         self._thread.join(1.0)
         self._socket.close()
+
+
+def _granted(answer: dict[str, Any]) -> dict[str, Any]:
+    """What the node answered. Raises `HandleError` if it refused what was asked."""
+    if "error" in answer:
+        raise HandleError(answer["error"])
+    return answer
 
 
 def _has_room(writer: Writer) -> bool:

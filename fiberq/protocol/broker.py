@@ -440,12 +440,12 @@ class Broker:
         self._reply(member, request, {"qsize": device.qsize(), "readers": len(device.readers)})
 
     def _join(self, member: Member, request: dict[str, Any]) -> dict[str, Any] | None:
-        """Answer when all items are finished."""
+        """Answer when all items are finished; whether they are, if it wants to know that `at_once`."""
         channel = self._channels.get(int(request["channel"]))
         if channel is None:
             return _GONE
-        if not channel.device.unfinished:
-            return {}
+        if request.get("at_once") or not channel.device.unfinished:
+            return {"finished": not channel.device.unfinished}
         channel.joins.append((member, request.get("id")))
         return None
 
@@ -554,7 +554,7 @@ class Broker:
         if channel.joins and not channel.device.unfinished:
             joins, channel.joins = channel.joins, []
             for member, request in joins:
-                self._reply(member, request, {})
+                self._reply(member, request, {"finished": True})
         if channel.sealed and channel.device.empty:
             self._tell_all(number, channel, "r", "drained")
         if channel.permanent:

@@ -655,7 +655,9 @@ class World:
         if 0 < maxsize < len(inside):
             dead = {process.number for process in self.processes if not process.alive}
             there = [item for item, writer in inside.items() if writer not in dead or item in self.ledger.accepted]
-            assert len(there) <= maxsize, f"{len(there)} items are in a queue for {maxsize}: {[item[:20] for item in there[:5]]}"
+            assert len(there) <= maxsize, (
+                f"{len(there)} items are in a queue for {maxsize}: {[item[:20] for item in there[:5]]}"
+            )
 
     def _at_eof(self) -> None:
         got = {item for item, _ in self.ledger.got}
