@@ -13,7 +13,8 @@ from threading import get_ident
 from time import monotonic
 from typing import Any
 
-from fiberq.codec import PICKLE, SIMPLE, decode, encode
+from fiberq import aio
+from fiberq.codec import PICKLE, SIMPLE, decode, encode, is_shared
 from fiberq.errors import ClosedError, ConnectionEnded, HandleError, NodeError, TransportError
 from fiberq.lifeline import SpawnLifeline
 from fiberq.link import MAX_GATHERED, Link
@@ -121,6 +122,20 @@ class Channel:
             link.put(writer, item)
         return len(items)
 
+    async def aput(self, obj: object) -> None:
+        """As `put`; while there is no room, other coroutines run."""
+        item = encode(obj)
+        if is_shared(item):
+            item = tuple(bytes(part) for part in item)
+        link, writer = self.attach(), self._attached_writer()
+        link.check_size(item)
+        if not link.put_now(writer, item):
+            await aio.put(link, writer, item)
+
+    async def aget(self) -> Any:
+        """As `get`; while there is nothing, other coroutines run. What a task got is its own until it gets again."""
+        return decode(await aio.get(self.attach(), self._attached_reader()))
+
     def _permit(self, writer: Writer, timeout: float | None) -> bool:
         """Take a slot of a bounded queue; return whether there was one in time."""
         permits = writer.permits
@@ -173,7 +188,7 @@ class Channel:
 
     def done(self) -> bool:
         """The oldest item that this thread got, or else this process, is done; return whether there was one."""
-        return self.attach().done(self._attached_reader())
+        return self.attach().done(self._attached_reader(), aio.current_task())
 
     def join(self, timeout: float | None) -> bool:
         """Wait until all items are finished; return whether they are in `timeout` seconds."""

@@ -111,6 +111,17 @@ class ZConnection:
         """
         return self._reading().get()
 
+    async def asend(self, obj: object) -> None:
+        """Send an object; while there is no room, other coroutines run. Raises as `send` does."""
+        await self._writing().aput(obj)
+
+    async def arecv(self) -> Any:
+        """Return the next message; while there is none, other coroutines run. Raises as `recv` does.
+
+        To be cancelled, or timed out with `asyncio.wait_for`, loses nothing.
+        """
+        return await self._reading().aget()
+
     def poll(self, timeout: float | None = 0.0) -> bool:
         """Return whether `recv` would return or raise at once; waits `timeout` seconds for that, `None`: forever."""
         return self._reading().poll(timeout)

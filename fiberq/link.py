@@ -106,8 +106,9 @@ class Link:
         self._opening: list[tuple[int, str]] = []  # what the node is being asked for: not to be released meanwhile
         self._kinds: dict[int, Kind] = {}
         self._flights: dict[str, Lifeline] = {}  # of children that were given handles, by token
-        self._bells: dict[Reader, Wakeup] = {}  # readable while the reader has something
-        self._listeners: dict[Reader, int] = {}  # the handles that asked for the bell
+        self._bells: dict[object, Wakeup] = {}  # readable while that reader or writer is ready
+        self._listeners: dict[object, int] = {}  # how many want to hear the bell
+        self._polled: dict[Reader, int] = {}  # the handles that asked for a reader's bell
         self._transport = transport
         self._on_end = on_end
         self._socket = self._connect(config.connect_timeout)
@@ -170,7 +171,7 @@ class Link:
 
     def _learn(self, kinds: Mapping[int, Kind], shut: Iterable[int]) -> None:
         self._kinds.update(kinds)
-        self._client.shut.update(shut)
+        self._client.over.update(dict.fromkeys(shut, "shut"))
 
     def latest(self) -> Link:
         """This link, or the one which took over its handles in a process that was forked since."""
@@ -472,24 +473,36 @@ class Link:
         """
         with self._lock:
             self._check()
-            if reader not in self._bells:
-                self._bells[reader] = Wakeup()
-                self._listeners[reader] = 0
-                reader.share()
-                reader.waiting += 1
-            self._listeners[reader] += new
+            if new:
+                self._listen(reader)
+                reader.waiting += reader not in self._polled
+                self._polled[reader] = self._polled.get(reader, 0) + 1
             number = self._bells[reader].fileno()
         self._answer_bell(reader)
         return number
 
     def _silence(self, reader: Reader, now: float) -> None:
-        """One handle less listens to the bell."""
-        if reader in self._bells:
-            self._listeners[reader] -= 1
-            if not self._listeners[reader]:
-                del self._bells[reader], self._listeners[reader]
+        """One handle less that asked for the bell."""
+        if reader in self._polled:
+            self._polled[reader] -= 1
+            if not self._polled[reader]:
+                del self._polled[reader]
                 reader.waiting -= 1
                 reader.cancel(self._client.session, now)
+            self._unlisten(reader)
+
+    def _listen(self, target: Reader | Writer) -> None:
+        if target not in self._bells:
+            self._bells[target] = Wakeup()
+            self._listeners[target] = 0
+            if isinstance(target, Reader):
+                target.share()
+        self._listeners[target] += 1
+
+    def _unlisten(self, target: Reader | Writer) -> None:
+        self._listeners[target] -= 1
+        if not self._listeners[target]:
+            del self._bells[target], self._listeners[target]
 
     def _answer_bell(self, reader: Reader) -> None:
         """Somebody took what the bell rang for, or nobody has yet: set it right, and ask for the next item."""
@@ -497,20 +510,111 @@ class Link:
             now = time.monotonic()
             self._receive(now)
             self._ring(reader)
-            if not (reader.ready or reader.ended or self.error or self._closed):
+            if reader.waiting and not (reader.ready or reader.ended or self.error or self._closed):
                 reader.ask(self._client.session, now)
                 self._transmit(now)
             if self._driver == _NOBODY:
                 self._io_urgent = True
                 self._wake_io_thread()
 
-    def _ring(self, reader: Reader) -> None:
-        bell = self._bells.get(reader)
+    def _ring(self, target: object) -> None:
+        bell = self._bells.get(target)
         if bell is not None:
-            if reader.ready or reader.ended or self.error or self._closed:
+            if self.error or self._closed or _ready(target):
                 bell.set()
             else:
                 bell.clear()
+
+    # -- for coroutines: nothing here waits --
+
+    def begin_wait(self, target: Reader | Writer) -> int:
+        """One more coroutine waits for an item, or for room and a slot; return a descriptor that is readable while
+        there may be one, until `end_wait`."""
+        with self._lock:
+            self._check()
+            self._listen(target)
+            now, session = time.monotonic(), self._client.session
+            if isinstance(target, Reader):
+                target.waiting += 1
+                target.ask(session, now)
+            elif target.permits is not None:
+                target.permits.waiting += 1
+                self._progress(target.channel, now)
+                target.permits.ask(session, now)
+            self._transmit(now)
+            self._ring(target)
+            self._hurry_io_thread()
+            return self._bells[target].fileno()
+
+    def end_wait(self, target: Reader | Writer) -> None:
+        """A coroutine waits no more."""
+        with self._lock:
+            self._unlisten(target)
+            now, session = time.monotonic(), self._client.session
+            waiter = target if isinstance(target, Reader) else target.permits
+            if waiter is None:
+                return
+            waiter.waiting -= 1
+            if not (waiter.waiting or _ready(target) or self.error or self.forked or self._closed):
+                waiter.cancel(session, now)
+                self._transmit(now)
+            self._hurry_io_thread()
+
+    def take_now(self, reader: Reader, caller: Hashable, waited: bool) -> Any:
+        """Return what is there for `caller`, which may have `waited` for it; `None` if nothing has come."""
+        with self._lock:
+            self._check()
+            now = time.monotonic()
+            self._receive(now)
+            self._check()
+            got = reader.take(caller)
+            if got is None and reader.ended:
+                raise _ended(reader.ended)
+            if got is not None and waited:
+                reader.arrived(now)
+            elif got is not None and len(reader.ready) < reader.low:
+                reader.ask_ahead(self._client.session, now)
+            if reader.progress_later(self._client.session, now):
+                self._hurry_io_thread()
+            self._transmit(now)
+            self._ring(reader)
+        return None if got is None else got[1]
+
+    def finish(self, reader: Reader, caller: Hashable) -> None:
+        """`caller`, which was no thread, has ended: what it held is finished."""
+        with self._lock:
+            if not (self.error or self._closed or self.forked):
+                reader.finish(caller)
+                if reader.progress_later(self._client.session, time.monotonic()):
+                    self._hurry_io_thread()
+
+    def put_now(self, writer: Writer, item: Item, waited: bool = False) -> bool:
+        """Take `item`, which refers to nothing that may change, if there is room and a slot; return whether there was.
+        The caller may have `waited` for that.
+
+        Raises as `put` does.
+        """
+        with self._lock:
+            self._check(writer)
+            now = time.monotonic()
+            self._receive(now)
+            self._client.pump(writer, now)
+            there_is = _ready(writer)
+            if there_is:
+                if writer.permits is not None:
+                    writer.permits.free.pop()
+                    if waited:
+                        writer.permits.arrived(now)
+                    elif len(writer.permits.free) < writer.permits.low:
+                        writer.permits.ask(self._client.session, now)
+                writer.items.append(item)
+                if size_of(item) >= SMALL:
+                    writer.bulk += size_of(item)
+                self._client.pump(writer, now)
+                self._io_needed(writer)
+            self._transmit(now)
+            self._ring(writer)
+        return there_is
 
     def refresh(self, reader: Reader) -> None:
         """Look whether items in hand were recalled, and tell the node how far this reader is."""
@@ -682,7 +786,7 @@ class Link:
     def _notify(self) -> None:
         changed, self._client.changed = self._client.changed, []
         for target in changed:
-            if self._bells and isinstance(target, Reader):
+            if target in self._bells:
                 self._ring(target)
             if target is self._driving:  # another thread took from the socket what the driver polls for
                 self._caller_wakeup.set()
@@ -811,8 +915,8 @@ class Link:
         for waiters in self._parked.values():
             for parked in waiters:
                 parked.wake()
-        for reader in self._bells:
-            self._ring(reader)
+        for target in self._bells:
+            self._ring(target)
         self._caller_wakeup.set()
         self._io_wakeup.set()
         self._wake_io_thread()
@@ -884,6 +988,7 @@ class Link:
             self._notify()
         if not others:
             self._kinds.pop(channel, None)
+            self._client.over.pop(channel, None)
         return True
 
     # -- connecting --
@@ -985,6 +1090,15 @@ def _granted(answer: dict[str, Any]) -> dict[str, Any]:
 
 def _has_room(writer: Writer) -> bool:
     return len(writer.items) <= MAX_GATHERED and writer.bulk <= MAX_GATHERED_BYTES
+
+
+def _ready(target: object) -> bool:
+    """Whether a reader has something, or a writer room for something; an end is that, too."""
+    if isinstance(target, Reader):
+        return bool(target.ready or target.ended)
+    if isinstance(target, Writer):
+        return bool(target.ended or (_has_room(target) and (target.permits is None or target.permits.free)))
+    return False
 
 
 def _ended(code: str) -> Exception:

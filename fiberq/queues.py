@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from queue import Empty, Full
 from typing import Any, Generic, TypeVar
 
@@ -85,6 +85,28 @@ class _Queue(Generic[T]):
         while True:
             try:
                 item = self.get()
+            except ShutDown:
+                return
+            yield item
+
+    async def aget(self) -> T:
+        """Return the next item; while there is none, other coroutines run. Raises as `get` does.
+
+        The item is the asyncio task's until that gets again or ends. To be cancelled, or timed out with
+        `asyncio.wait_for`, loses nothing and takes nothing twice. No thread waits for it.
+        """
+        return await self._channel.aget()  # type: ignore[no-any-return]
+
+    async def aput(self, obj: T) -> None:
+        """Put an object; while the queue is full, other coroutines run. Raises as `put` does. Cancelled, it has put
+        nothing."""
+        await self._channel.aput(obj)
+
+    async def __aiter__(self) -> AsyncIterator[T]:
+        """Get items, as `aget` does, until the queue is shut down and nothing is left."""
+        while True:
+            try:
+                item = await self.aget()
             except ShutDown:
                 return
             yield item

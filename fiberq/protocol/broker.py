@@ -437,7 +437,8 @@ class Broker:
         return None
 
     def _answer_stat(self, member: Member, request: Any, device: Device) -> None:
-        self._reply(member, request, {"qsize": device.qsize(), "readers": len(device.readers)})
+        answer = {"qsize": device.qsize(), "unfinished": device.unfinished, "readers": len(device.readers)}
+        self._reply(member, request, answer)
 
     def _join(self, member: Member, request: dict[str, Any]) -> dict[str, Any] | None:
         """Answer when all items are finished; whether they are, if it wants to know that `at_once`."""

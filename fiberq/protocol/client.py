@@ -39,7 +39,7 @@ class Client:
         self.welcomed = False
         self.node: str | None = None
         self.max_bytes = 1 << 62  # bytes that an item may have
-        self.shut: set[int] = set()  # channels into which nothing can be put any more
+        self.over: dict[int, str] = {}  # why nothing can be put into these channels any more
         self._grace = grace
         self.session.before_report = self._pump_everything
         self._requests: dict[int, Request] = {}
@@ -118,13 +118,12 @@ class Client:
         writer = self.writers.get(channel)
         if writer is None:
             writer = self.writers[channel] = Writer(channel, kind)
-            if channel in self.shut:
-                writer.ended = "shut"
+            writer.ended = self.over.get(channel)
         return writer
 
     def shut_down(self, channel: int, now: float) -> None:
         """Nothing more is put into a queue; what was put before is on its way."""
-        self.shut.add(channel)
+        self.over[channel] = "shut"
         writer = self.writers.get(channel)
         if writer is not None and writer.ended is None:
             writer.shut_down(self.session, now)
@@ -251,6 +250,8 @@ class Client:
             reader.ended = code
             reader.giving = False
             self.changed.append(reader)
+        if code in ("unread", "gone"):
+            self.over[frame.channel] = code
         if writer is not None and code in ("unread", "gone"):
             writer.ended = code
             writer.items.clear()

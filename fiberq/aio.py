@@ -1,0 +1,117 @@
+"""Waiting in asyncio: a coroutine waits for the bell of a reader or writer, and takes what is there when it runs again.
+
+So nothing is on its way to a coroutine that is cancelled meanwhile, no thread waits for it, and nobody polls. A bell is
+a descriptor of which the event loop tells while it is readable; all coroutines of a loop that wait for the same thing
+share it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import deque
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+from fiberq.protocol.reader import Reader
+from fiberq.protocol.writer import Item, Writer
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from fiberq.link import Link
+
+_lines: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Reader | Writer, _Line]] = WeakKeyDictionary()
+_holders: WeakKeyDictionary[asyncio.Task[Any], set[Reader]] = WeakKeyDictionary()  # who will be told of whose end
+
+
+class _Line:
+    """The coroutines of one event loop that wait for one reader or writer, the first of them first."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, target: Reader | Writer) -> None:
+        self._loop = loop
+        self._target = target
+        self._futures: deque[asyncio.Future[None]] = deque()
+        self._bell = -1
+        self._woken = 0  # coroutines that are to run, and have not yet
+
+    async def wait(self, link: Link) -> None:
+        """Wait until there may be something for the one that calls."""
+        bell = link.begin_wait(self._target)
+        if self._bell < 0:
+            self._bell = bell
+            self._loop.add_reader(bell, self._wake)
+        future: asyncio.Future[None] = self._loop.create_future()
+        self._futures.append(future)
+        try:
+            await future
+        finally:
+            if future in self._futures:
+                self._futures.remove(future)
+            else:
+                self._woken -= 1
+            self._listen_no_more()
+            if not (self._futures or self._woken):
+                _lines[self._loop].pop(self._target, None)
+            link.end_wait(self._target)
+
+    def _wake(self) -> None:
+        """The bell rings: wake as many as there is something for."""
+        target = self._target
+        if isinstance(target, Reader):
+            some = len(target.ready)
+        else:
+            some = 1 if target.permits is None else len(target.permits.free)
+        if target.ended is not None or not some:  # for all there is an error
+            some = len(self._futures) + self._woken
+        while self._futures and self._woken < some:
+            future = self._futures.popleft()
+            self._woken += 1
+            if not future.done():
+                future.set_result(None)
+        self._listen_no_more()
+
+    def _listen_no_more(self) -> None:
+        if self._bell >= 0 and not self._futures:
+            self._loop.remove_reader(self._bell)
+            self._bell = -1
+
+
+def _line(target: Reader | Writer) -> _Line:
+    import asyncio
+
+    loop = asyncio.get_running_loop()
+    lines = _lines.setdefault(loop, {})
+    if target not in lines:
+        lines[target] = _Line(loop, target)
+    return lines[target]
+
+
+async def get(link: Link, reader: Reader) -> Any:
+    """Return the next item of `reader`, for the current task."""
+    task = current_task()
+    waited = False
+    while (item := link.take_now(reader, task, waited)) is None:
+        await _line(reader).wait(link)
+        waited = True
+    assert task is not None
+    readers = _holders.setdefault(task, set())
+    if reader not in readers:
+        readers.add(reader)
+        task.add_done_callback(lambda ended: link.finish(reader, ended))
+    return item
+
+
+async def put(link: Link, writer: Writer, item: Item) -> None:
+    """Put `item` as soon as there is room."""
+    waited = False
+    while not link.put_now(writer, item, waited):
+        await _line(writer).wait(link)
+        waited = True
+
+
+def current_task() -> asyncio.Task[Any] | None:
+    """The asyncio task that runs in this thread, if one does."""
+    asyncio = sys.modules.get("asyncio")
+    if asyncio is None or asyncio._get_running_loop() is None:
+        return None
+    return asyncio.current_task()  # type: ignore[no-any-return]
