@@ -76,6 +76,12 @@ class _Line:
             self._bell = -1
 
 
+def _has_line(target: Reader | Writer) -> bool:
+    import asyncio
+
+    return target in _lines.get(asyncio.get_running_loop(), ())
+
+
 def _line(target: Reader | Writer) -> _Line:
     import asyncio
 
@@ -90,7 +96,8 @@ async def get(link: Link, reader: Reader) -> Any:
     """Return the next item of `reader`, for the current task."""
     task = current_task()
     waited = False
-    while (item := link.take_now(reader, task, waited)) is None:
+    # Who comes later does not go first.
+    while (not waited and _has_line(reader)) or (item := link.take_now(reader, task, waited)) is None:
         await _line(reader).wait(link)
         waited = True
     assert task is not None
@@ -104,7 +111,7 @@ async def get(link: Link, reader: Reader) -> Any:
 async def put(link: Link, writer: Writer, item: Item) -> None:
     """Put `item` as soon as there is room."""
     waited = False
-    while not link.put_now(writer, item, waited):
+    while (not waited and _has_line(writer)) or not link.put_now(writer, item, waited):
         await _line(writer).wait(link)
         waited = True
 

@@ -129,8 +129,7 @@ class Channel:
             item = tuple(bytes(part) for part in item)
         link, writer = self.attach(), self._attached_writer()
         link.check_size(item)
-        if not link.put_now(writer, item):
-            await aio.put(link, writer, item)
+        await aio.put(link, writer, item)
 
     async def aget(self) -> Any:
         """As `get`; while there is nothing, other coroutines run. What a task got is its own until it gets again."""
