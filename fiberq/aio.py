@@ -34,14 +34,18 @@ class _Line:
         self._bell = -1
         self._woken = 0  # coroutines that are to run, and have not yet
 
-    async def wait(self, link: Link) -> None:
-        """Wait until there may be something for the one that calls."""
+    async def wait(self, link: Link, again: bool) -> None:
+        """Wait until there may be something for the one that calls; if it found nothing and waits `again`, it keeps
+        its place."""
         bell = link.begin_wait(self._target)
         if self._bell < 0:
             self._bell = bell
             self._loop.add_reader(bell, self._wake)
         future: asyncio.Future[None] = self._loop.create_future()
-        self._futures.append(future)
+        if again:
+            self._futures.appendleft(future)
+        else:
+            self._futures.append(future)
         try:
             await future
         finally:
@@ -98,7 +102,7 @@ async def get(link: Link, reader: Reader) -> Any:
     waited = False
     # Who comes later does not go first.
     while (not waited and _has_line(reader)) or (item := link.take_now(reader, task, waited)) is None:
-        await _line(reader).wait(link)
+        await _line(reader).wait(link, waited)
         waited = True
     assert task is not None
     readers = _holders.setdefault(task, set())
@@ -112,7 +116,7 @@ async def put(link: Link, writer: Writer, item: Item) -> None:
     """Put `item` as soon as there is room."""
     waited = False
     while (not waited and _has_line(writer)) or not link.put_now(writer, item, waited):
-        await _line(writer).wait(link)
+        await _line(writer).wait(link, waited)
         waited = True
 
 
