@@ -27,17 +27,18 @@ _holders: WeakKeyDictionary[asyncio.Task[Any], set[Reader]] = WeakKeyDictionary(
 class _Line:
     """The coroutines of one event loop that wait for one reader or writer, the first of them first."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, target: Reader | Writer) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, link: Link, target: Reader | Writer) -> None:
         self._loop = loop
+        self._link = link
         self._target = target
         self._futures: deque[asyncio.Future[None]] = deque()
         self._bell = -1
         self._woken = 0  # coroutines that are to run, and have not yet
 
-    async def wait(self, link: Link, again: bool) -> None:
+    async def wait(self, again: bool) -> None:
         """Wait until there may be something for the one that calls; if it found nothing and waits `again`, it keeps
         its place."""
-        bell = link.begin_wait(self._target)
+        bell = self._link.begin_wait(self._target)
         if self._bell < 0:
             self._bell = bell
             self._loop.add_reader(bell, self._wake)
@@ -56,17 +57,11 @@ class _Line:
             self._listen_no_more()
             if not (self._futures or self._woken):
                 _lines[self._loop].pop(self._target, None)
-            link.end_wait(self._target)
+            self._link.end_wait(self._target)
 
     def _wake(self) -> None:
-        """The bell rings: wake as many as there is something for."""
-        target = self._target
-        if isinstance(target, Reader):
-            some = len(target.ready)
-        else:
-            some = 1 if target.permits is None else len(target.permits.free)
-        if target.ended is not None or not some:  # for all there is an error
-            some = len(self._futures) + self._woken
+        """The bell rings: wake as many as there is something for, or, where there is an error, all."""
+        some = self._link.hear(self._target)
         while self._futures and self._woken < some:
             future = self._futures.popleft()
             self._woken += 1
@@ -86,13 +81,13 @@ def _has_line(target: Reader | Writer) -> bool:
     return target in _lines.get(asyncio.get_running_loop(), ())
 
 
-def _line(target: Reader | Writer) -> _Line:
+def _line(link: Link, target: Reader | Writer) -> _Line:
     import asyncio
 
     loop = asyncio.get_running_loop()
     lines = _lines.setdefault(loop, {})
     if target not in lines:
-        lines[target] = _Line(loop, target)
+        lines[target] = _Line(loop, link, target)
     return lines[target]
 
 
@@ -102,7 +97,7 @@ async def get(link: Link, reader: Reader) -> Any:
     waited = False
     # Who comes later does not go first.
     while (not waited and _has_line(reader)) or (item := link.take_now(reader, task, waited)) is None:
-        await _line(reader).wait(link, waited)
+        await _line(link, reader).wait(waited)
         waited = True
     assert task is not None
     readers = _holders.setdefault(task, set())
@@ -116,7 +111,7 @@ async def put(link: Link, writer: Writer, item: Item) -> None:
     """Put `item` as soon as there is room."""
     waited = False
     while (not waited and _has_line(writer)) or not link.put_now(writer, item, waited):
-        await _line(writer).wait(link, waited)
+        await _line(link, writer).wait(waited)
         waited = True
 
 

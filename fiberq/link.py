@@ -560,6 +560,18 @@ class Link:
                 self._transmit(now)
             self._hurry_io_thread()
 
+    def hear(self, target: Reader | Writer) -> int:
+        """The bell rings: return for how many there is something, and silence it if there is nothing any more."""
+        with self._lock:
+            self._ring(target)
+            if self.error or self._closed or target.ended:
+                return sys.maxsize
+            if not _ready(target):
+                return 0
+            if isinstance(target, Reader):
+                return len(target.ready)
+            return 1 if target.permits is None else len(target.permits.free)
+
     def take_now(self, reader: Reader, caller: Hashable, waited: bool) -> Any:
         """Return what is there for `caller`, which may have `waited` for it; `None` if nothing has come."""
         with self._lock:
