@@ -9,9 +9,20 @@ if TYPE_CHECKING:
     from typing import Any
 
     from fiberq.connection import Pipe, ZConnection
+    from fiberq.context import get_context
     from fiberq.queues import SimpleQueue, SimpleQueuePull, SimpleQueuePush
+    from fiberq.waiting import wait
 
-__all__ = ["Pipe", "SimpleQueue", "SimpleQueuePull", "SimpleQueuePush", "ZConnection", "config"]
+__all__ = [
+    "Pipe",
+    "SimpleQueue",
+    "SimpleQueuePull",
+    "SimpleQueuePush",
+    "ZConnection",
+    "config",
+    "get_context",
+    "wait",
+]
 
 _HOMES = {
     "Pipe": "fiberq.connection",
@@ -19,6 +30,8 @@ _HOMES = {
     "SimpleQueue": "fiberq.queues",
     "SimpleQueuePull": "fiberq.queues",
     "SimpleQueuePush": "fiberq.queues",
+    "get_context": "fiberq.context",
+    "wait": "fiberq.waiting",
 }
 
 

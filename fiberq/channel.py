@@ -12,7 +12,8 @@ from threading import get_ident
 from time import monotonic
 from typing import Any
 
-from fiberq.codec import PICKLE, SIMPLE, decode, encode
+from fiberq.abc import Buffer
+from fiberq.codec import PICKLE, SIMPLE, decode, decode_bytes, encode, encode_bytes
 from fiberq.errors import ClosedError, ConnectionEnded, HandleError, NodeError, TransportError
 from fiberq.lifeline import SpawnLifeline
 from fiberq.link import MAX_GATHERED, Link
@@ -95,6 +96,17 @@ class Channel:
                 return loads(item) if type(item) is bytes and item[0] == PICKLE else decode(item)
         item = self.attach().take(self._attached_reader(), _deadline(timeout))
         return NOTHING if item is None else decode(item)
+
+    def put_bytes(self, message: bytes | memoryview) -> None:
+        """Put what `get_bytes` returns as it is; a memoryview has the format "B"."""
+        link = self.attach()
+        if self._writer is None:
+            self._writer = link.writer(self.number)
+        link.put(self._writer, encode_bytes(message))
+
+    def get_bytes(self) -> Buffer:
+        """The next item as bytes: what `put_bytes` was given, or a pickle of what `put` was given."""
+        return decode_bytes(self.attach().take(self._attached_reader(), None))
 
     def poll(self, timeout: float | None = 0.0) -> bool:
         """Whether `get` would return, or raise, at once; waits for that for `timeout` seconds."""

@@ -1,7 +1,8 @@
 """Objects to item bytes and back. An item is `bytes`; a large one is a tuple of buffers, so that none is copied.
 
-An item's first byte says what it is: 0x80, with which every pickle since protocol 2 begins, or `RAW`, which is followed
-by the bytes that were put. The C pickler comes first, cloudpickle where that fails.
+An item's first byte says what it is: 0x80, with which every pickle since protocol 2 begins; `RAW`, which is followed by
+the bytes that were put; or `MESSAGE`, followed by those that `send_bytes` was given. The C pickler comes first,
+cloudpickle where that fails.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ LARGE: Final = 64 * 1024
 """Bytes from which an item travels as buffers of its own; below, transports are faster when they copy."""
 
 RAW: Final = b"B"
+MESSAGE: Final = b"M"
 PICKLE: Final = 0x80
 """The first byte of an item that is a pickle."""
 _MAX_BUFFERS: Final = MAX_PARTS - 2  # a header and the pickle itself are parts, too
@@ -59,10 +61,34 @@ def decode(item: Buffer | Sequence[Buffer]) -> Any:
     if type(item) is bytes:
         return _loads(item) if item[0] == PICKLE else item[1:]
     head, *buffers = cast("Sequence[Buffer]", item)
-    if bytes(memoryview(head)[:1]) == RAW:
+    if memoryview(head)[0] != PICKLE:
         return bytes(buffers[0])
     # What was put was writable, or pickle notes that it was not: give it memory of its own where that is read-only.
     return _loads(head, buffers=[bytearray(one) if memoryview(one).readonly else one for one in buffers])
+
+
+def encode_bytes(message: bytes | memoryview) -> Item:
+    """Return the item for a message of `send_bytes`; a memoryview has the format "B".
+
+    A message that begins like a pickle travels as one, so `recv` loads it, as in multiprocessing.
+    """
+    is_pickle = len(message) > 0 and message[0] == PICKLE
+    if len(message) < LARGE:
+        return bytes(message) if is_pickle else MESSAGE + message
+    if type(message) is not bytes and memoryview(message).readonly:
+        message = bytes(message)  # somebody else may be able to write to it
+    return (message,) if is_pickle else (MESSAGE, message)
+
+
+def decode_bytes(item: Buffer | Sequence[Buffer]) -> Buffer:
+    """Return the bytes that `send_bytes` was given, or a pickle of the object that `send` was given."""
+    head, *buffers = (item,) if type(item) is bytes else cast("Sequence[Buffer]", item)
+    kind = memoryview(head)[0]
+    if kind == PICKLE and not buffers:
+        return head
+    if kind == MESSAGE[0]:
+        return buffers[0] if buffers else memoryview(head)[1:]
+    return _dumps(decode(item), 5)
 
 
 def is_shared(item: Item) -> bool:

@@ -1,7 +1,8 @@
 """Every error that fiberq raises: one tree, rooted at `FiberqError`.
 
 Each class also derives from the built-in that a `multiprocessing` user would catch, so existing `except` clauses go on
-working.
+working. Outside the tree are only `queue.Empty`, `multiprocessing.BufferTooShort`, and the `ValueError` and `TypeError`
+for an argument that no call could take.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ __all__ = [
     "FiberqError",
     "HandleError",
     "ItemError",
+    "MessageTooLong",
     "NodeError",
     "PlatformError",
     "ProtocolError",
@@ -60,6 +62,10 @@ class DirectionError(FiberqError, OSError):
 
 class ConnectionEnded(FiberqError, EOFError, BrokenPipeError):
     """The other end of a pipe has no holder left, and everything that it sent was read."""
+
+
+class MessageTooLong(FiberqError, OSError):
+    """A message is longer than `recv_bytes` was to take; nothing more is received on that connection."""
 
 
 class NodeError(FiberqError, OSError):

@@ -351,6 +351,16 @@ class Link:
         self._answer_bell(reader)
         return number
 
+    def settle_bells(self) -> None:
+        """If somebody listens to a bell, block until the node has answered: what it had for the bells has come then."""
+        with self._lock:
+            channel = next((reader.channel for reader in self._bells), None)
+        if channel is not None:
+            try:
+                self.ask(op="stat", channel=channel)
+            except (NodeError, ClosedError):
+                pass  # all bells ring
+
     def _silence(self, reader: Reader, now: float) -> None:
         """One handle less listens to the bell."""
         if reader in self._bells:

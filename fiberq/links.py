@@ -56,6 +56,12 @@ def connect_tree() -> Link:
         return connect(tree.endpoint())
 
 
+def settle() -> None:
+    """Block until each node for whose bells somebody listens has answered: what it had for them has come by then."""
+    for link in list(_links.values()):
+        link.settle_bells()
+
+
 def _forget(link: Link) -> None:
     if _links.get(link.endpoint) is link:
         del _links[link.endpoint]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from queue import Empty
+from threading import Lock
 from typing import Any, Generic, TypeVar
 
 from fiberq.channel import NOTHING, Channel, new_number
@@ -40,6 +41,7 @@ class SimpleQueue(Generic[T]):
 
     def __init__(self) -> None:
         (self._channel,) = Channel.create(connect_tree(), new_number(), self._kind, "rw")
+        self._sides: dict[str, ZConnection] = {}
 
     def put(self, obj: T, *, sync: bool = False) -> None:
         """Put an object that can be pickled.
@@ -74,7 +76,16 @@ class SimpleQueue(Generic[T]):
 
     def close(self) -> None:
         """Flush, and close this handle; idempotent. Other handles on the queue go on."""
+        for connection in self._sides.values():
+            connection.close()
         self._channel.close()
+
+    def fileno(self) -> int:
+        """Return a descriptor that `select` and the like see as ready exactly while `get` would not block.
+
+        It stays the same until the queue is closed, or used in a forked child. Raises `NodeError`, `ClosedError`.
+        """
+        return self._channel.fileno()
 
     @property
     def writer(self) -> ZConnection:
@@ -91,6 +102,35 @@ class SimpleQueue(Generic[T]):
         grip.attach()
         return grip
 
+    # -- what the standard library's pools use --
+
+    @property
+    def _writer(self) -> ZConnection:
+        return self._side("w")
+
+    @property
+    def _reader(self) -> ZConnection:
+        return self._side("r")
+
+    @property
+    def _rlock(self) -> Lock:
+        """For whoever wants to be the only reader for a while. Here nobody need be; it is always free."""
+        return Lock()
+
+    def _side(self, side: str) -> ZConnection:
+        """A connection that is always the same one, attached at its first use, and closed when the queue is."""
+        connection = self._sides.get(side)
+        if connection is None:
+            grip = Channel(self._channel.endpoint, self._channel.number, side)
+            connection = PoolReader._made(grip, None) if side == "r" else ZConnection._made(None, grip)
+            if self._channel.closed:
+                connection.close()
+            connection = self._sides.setdefault(side, connection)
+        return connection
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_sides": {}}
+
     def __enter__(self) -> SimpleQueue[T]:
         return self
 
@@ -100,6 +140,23 @@ class SimpleQueue(Generic[T]):
     def __repr__(self) -> str:
         state = "closed" if self._channel.closed else f"{self._channel.number:016x}"
         return f"<{type(self).__name__} {state} at {self._channel.endpoint.address}>"
+
+
+class PoolReader(ZConnection):
+    """The reading side of a queue for the standard library's pools. They receive after a `poll` that said yes, under a
+    lock which keeps the other readers away; here another may have got the item in between, and then `recv` says `None`
+    instead of waiting for one more. What they receive so they throw away."""
+
+    _polled = False
+
+    def poll(self, timeout: float | None = 0.0) -> bool:
+        self._polled = super().poll(timeout)
+        return self._polled
+
+    def recv(self) -> Any:
+        polled, self._polled = self._polled, False
+        obj = self._reading().get(0.0 if polled else None)
+        return None if obj is NOTHING else obj
 
 
 class SimpleQueuePush(SimpleQueue[T]):
