@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import partial
 from pickle import dumps, loads
 from threading import get_ident
 from time import monotonic
 from typing import Any
 
 from fiberq.abc import Buffer
-from fiberq.codec import PICKLE, SIMPLE, decode, decode_bytes, encode, encode_bytes
+from fiberq.codec import PICKLE, SIMPLE, decode, decode_bytes, encode, encode_bytes, sending
 from fiberq.errors import ClosedError, ConnectionEnded, HandleError, NodeError, TransportError
 from fiberq.lifeline import SpawnLifeline
 from fiberq.link import MAX_GATHERED, Link
@@ -195,6 +196,9 @@ class Channel:
         if popen is not None:
             token = os.urandom(8).hex()
             self.attach().fly(token, [(self.number, self.sides)], SpawnLifeline(popen))
+        elif sending.flights is not None:  # this process holds the channel until whoever gets the item does
+            token = os.urandom(8).hex()
+            sending.flights.append(partial(self.attach().fly, token, [(self.number, self.sides)], None))
         return Channel, (self.endpoint, self.number, self.sides, token)
 
 

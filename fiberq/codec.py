@@ -8,6 +8,7 @@ cloudpickle where that fails.
 from __future__ import annotations
 
 import pickle
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Final, cast
 
@@ -23,6 +24,16 @@ MESSAGE: Final = b"M"
 PICKLE: Final = 0x80
 """The first byte of an item that is a pickle."""
 _MAX_BUFFERS: Final = MAX_PARTS - 2  # a header and the pickle itself are parts, too
+
+_CONNECTION: Final = b"multiprocessing.connection"
+
+
+class _Sending(threading.local):
+    flights: list[Callable[[], None]] | None = None
+
+
+sending: Final = _Sending()
+"""While this thread pickles an item, `flights` gathers what is to be done for the handles in it before it leaves."""
 
 _dumps = pickle.dumps
 _loads = pickle.loads
@@ -48,11 +59,23 @@ def encode(obj: object) -> Item:
         raws.append(raw)
         return False
 
+    flights: list[Callable[[], None]] = []
+    sending.flights = flights
     try:
-        data = _dumps(obj, 5, buffer_callback=keep_in_band)
-    except Exception as error:
-        raws.clear()
-        data = _cloudpickle(obj, keep_in_band, error)
+        try:
+            data = _dumps(obj, 5, buffer_callback=keep_in_band)
+            again = _CONNECTION in data  # it names what plain pickle gets wrong
+            error = None
+        except Exception as raised:
+            again, error = True, raised
+        if again:
+            raws.clear()
+            flights.clear()
+            data = _pickle_otherwise(obj, keep_in_band, error)
+        for fly in flights:
+            fly()
+    finally:
+        sending.flights = None
     return (data, *raws) if raws or len(data) >= LARGE else data
 
 
@@ -96,10 +119,36 @@ def is_shared(item: Item) -> bool:
     return type(item) is tuple and any(type(one) is not bytes and not memoryview(one).readonly for one in item)
 
 
-def _cloudpickle(obj: object, keep_in_band: Callable[[pickle.PickleBuffer], bool], first: Exception) -> bytes:
+def _pickle_otherwise(
+    obj: object, keep_in_band: Callable[[pickle.PickleBuffer], bool], first: Exception | None
+) -> bytes:
+    """What plain pickle cannot do, multiprocessing's can, or cloudpickle."""
+    try:
+        return _forking_pickle(obj)
+    except Exception as error:
+        first = first or error
     import cloudpickle
 
+    if sending.flights:
+        sending.flights.clear()
     try:
         return cloudpickle.dumps(obj, protocol=5, buffer_callback=keep_in_band)  # type: ignore[no-any-return]
     except Exception as error:
-        raise ItemError(f"an object of type {type(obj).__qualname__} cannot be put: {error or first}") from error
+        text = f"an object of type {type(obj).__qualname__} cannot be put: {error or first}"
+        raise _item_error(type(first), text) from error
+
+
+def _item_error(kind: type[Exception], text: str) -> ItemError:
+    """An `ItemError` that also those catch who expect what pickle raised, as it comes from multiprocessing."""
+    try:
+        both = type("ItemError", (ItemError, kind), {"__reduce__": lambda error: (ItemError, error.args)})
+        return both(text)
+    except TypeError:  # the classes do not go together
+        return ItemError(text)
+
+
+def _forking_pickle(obj: object) -> bytes:
+    """A pickle as multiprocessing makes it: it takes sockets and `multiprocessing`'s connections."""
+    from multiprocessing.reduction import ForkingPickler
+
+    return bytes(ForkingPickler.dumps(obj, 5))

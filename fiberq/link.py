@@ -190,11 +190,12 @@ class Link:
         except (NodeError, ClosedError):
             pass  # then there is nothing left to let go of
 
-    def fly(self, token: str, holds: list[tuple[int, str]], lifeline: Lifeline) -> None:
-        """Announce handles that are on their way to a process which is starting."""
+    def fly(self, token: str, holds: list[tuple[int, str]], lifeline: Lifeline | None) -> None:
+        """Announce handles that are on their way to a process which is starting, or, without a lifeline, in an item."""
         with self._lock:
             self._check()
-            self._flights[token] = lifeline
+            if lifeline is not None:
+                self._flights[token] = lifeline
             self._client.tell(time.monotonic(), op="flight", token=token, holds=holds)
             self._transmit(time.monotonic())
 

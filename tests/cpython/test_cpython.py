@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TypeAlias
 
 import pytest
 
@@ -60,8 +61,13 @@ class Run:
         self.process.communicate()
 
 
+Runs: TypeAlias = dict[tuple[str, str], Run]
+
+
 @pytest.fixture(scope="session")
-def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[tuple[str, str], Run]]:
+def runs(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[tuple[str, str], Run]]:
     """A run for each implementation and start method, of all cases that pytest wants to know about; all at once."""
     wanted: dict[tuple[str, str], list[str]] = {}
     for item in request.session.items:
@@ -77,7 +83,7 @@ def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 @pytest.mark.parametrize("name", cases.names())
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("what", ["multiprocessing", *TRANSPORTS])
-def test_a_case_of_cpython_holds(runs: dict[tuple[str, str], Run], what: str, method: str, name: str) -> None:
+def test_a_case_of_cpython_holds(runs: Runs, what: str, method: str, name: str) -> None:
     outcome, why = runs[what, method].result(name)
     if outcome == "skipped":
         pytest.skip(why)
