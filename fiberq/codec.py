@@ -141,7 +141,7 @@ def _pickle_otherwise(
 def _item_error(kind: type[Exception], text: str) -> ItemError:
     """An `ItemError` that also those catch who expect what pickle raised, as it comes from multiprocessing."""
     try:
-        both = type("ItemError", (ItemError, kind), {"__reduce__": lambda error: (ItemError, error.args)})
+        both: type[ItemError] = type("ItemError", (ItemError, kind), {"__reduce__": lambda one: (ItemError, one.args)})
         return both(text)
     except TypeError:  # the classes do not go together
         return ItemError(text)

@@ -25,19 +25,22 @@ CLASSES = [
     "_TestConnection",
     "_TestPicklingConnections",
     "_TestPoll",
+    "_TestQueue",
+    "TestSimpleQueue",
+    "TestWait",
+]
+"""What it tests of queues, connections, polling and waiting."""
+
+OTHERS = [
     "_TestPool",
     "_TestPoolWorkerErrors",
     "_TestPoolWorkerLifetime",
-    "_TestQueue",
     "TestCloseFds",
     "TestForkAwareThreadLock",
-    "TestIgnoreEINTR",
-    "TestSimpleQueue",
     "TestStdinBadfiledescriptor",
     "TestTimeouts",
-    "TestWait",
 ]
-"""All of its classes whose cases put something through a queue, a pipe or a pool, or wait for it."""
+"""Its other tests that put something through a queue or a pipe. They take the longest, and one transport is enough."""
 
 _DESCRIPTOR = "passes a descriptor as ancillary data of the connection's own descriptor"
 _FEEDER = "tests the hooks of the feeder thread; fiberq has none, and `put` raises what it told to them"
@@ -72,15 +75,14 @@ def _concrete(name: str) -> type[unittest.TestCase]:
 
 if os.environ.get("FIBERQ__TEST_IMPLEMENTATION") == "fiberq":
     _use_fiberq(os.environ["FIBERQ__TEST_METHOD"])
-for _name in CLASSES:
+for _name in CLASSES + OTHERS:
     globals()[_name] = _concrete(_name)
 
 
-def names() -> list[str]:
-    """All cases, without those that are left out."""
-    found = [
-        f"{name}.{case}" for name in CLASSES for case in unittest.defaultTestLoader.getTestCaseNames(globals()[name])
-    ]
+def names(classes: list[str]) -> list[str]:
+    """All cases of these classes, without those that are left out."""
+    cases = unittest.defaultTestLoader.getTestCaseNames
+    found = [f"{name}.{case}" for name in classes for case in cases(globals()[name])]
     return [name for name in found if name not in LEFT_OUT]
 
 

@@ -71,7 +71,7 @@ def runs(
     """A run for each implementation and start method, of all cases that pytest wants to know about; all at once."""
     wanted: dict[tuple[str, str], list[str]] = {}
     for item in request.session.items:
-        if item.function is test_a_case_of_cpython_holds:
+        if "runs" in item.fixturenames:
             given = item.callspec.params
             wanted.setdefault((given["what"], given["method"]), []).append(given["name"])
     started = {key: Run(*key, names, tmp_path_factory.mktemp("run")) for key, names in wanted.items()}
@@ -80,14 +80,26 @@ def runs(
         run.end()
 
 
-@pytest.mark.parametrize("name", cases.names())
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("what", ["multiprocessing", *TRANSPORTS])
-def test_a_case_of_cpython_holds(runs: Runs, what: str, method: str, name: str) -> None:
+def held(runs: Runs, what: str, method: str, name: str) -> None:
+    """Fail or skip unless the case has held."""
     outcome, why = runs[what, method].result(name)
     if outcome == "skipped":
         pytest.skip(why)
     assert outcome == "passed", why
+
+
+@pytest.mark.parametrize("name", cases.names(cases.CLASSES))
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("what", ["multiprocessing", *TRANSPORTS])
+def test_a_case_of_cpython_for_queues_and_connections_holds(runs: Runs, what: str, method: str, name: str) -> None:
+    held(runs, what, method, name)
+
+
+@pytest.mark.parametrize("name", cases.names(cases.OTHERS))
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("what", ["multiprocessing", TRANSPORTS[0]])
+def test_a_case_of_cpython_that_uses_them_holds(runs: Runs, what: str, method: str, name: str) -> None:
+    held(runs, what, method, name)
 
 
 def test_what_is_left_out_exists() -> None:
