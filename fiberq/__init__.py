@@ -9,8 +9,10 @@ if TYPE_CHECKING:
     from typing import Any
 
     from fiberq.connection import Pipe, ZConnection
+    from fiberq.context import get_context
     from fiberq.errors import ShutDown
     from fiberq.queues import JoinableQueue, Queue, SimpleQueue, SimpleQueuePull, SimpleQueuePush
+    from fiberq.waiting import wait
 
 __all__ = [
     "JoinableQueue",
@@ -22,6 +24,8 @@ __all__ = [
     "SimpleQueuePush",
     "ZConnection",
     "config",
+    "get_context",
+    "wait",
 ]
 
 _HOMES = {
@@ -33,6 +37,8 @@ _HOMES = {
     "SimpleQueue": "fiberq.queues",
     "SimpleQueuePull": "fiberq.queues",
     "SimpleQueuePush": "fiberq.queues",
+    "get_context": "fiberq.context",
+    "wait": "fiberq.waiting",
 }
 
 

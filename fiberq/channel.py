@@ -8,13 +8,15 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable
+from functools import partial
 from pickle import dumps, loads
 from threading import get_ident
 from time import monotonic
 from typing import Any
 
 from fiberq import aio
-from fiberq.codec import PICKLE, SIMPLE, decode, encode, is_shared
+from fiberq.abc import Buffer
+from fiberq.codec import PICKLE, SIMPLE, decode, decode_bytes, encode, encode_bytes, is_shared, sending
 from fiberq.errors import ClosedError, ConnectionEnded, HandleError, NodeError, TransportError
 from fiberq.lifeline import SpawnLifeline
 from fiberq.link import MAX_GATHERED, Link
@@ -198,6 +200,14 @@ class Channel:
         """Let nothing more be put by anybody, or, if `immediate`, got."""
         self.attach().shut_down(self.number, immediate)
 
+    def put_bytes(self, message: bytes | memoryview) -> None:
+        """Put what `get_bytes` returns as it is; a memoryview has the format "B"."""
+        self._put(encode_bytes(message), False, None)
+
+    def get_bytes(self) -> Buffer:
+        """The next item as bytes: what `put_bytes` was given, or a pickle of what `put` was given."""
+        return decode_bytes(self.attach().take(self._attached_reader(), None))
+
     def poll(self, timeout: float | None = 0.0) -> bool:
         """Whether `get` would return, or raise, at once; waits for that for `timeout` seconds."""
         return self.attach().poll(self._attached_reader(), _deadline(timeout))
@@ -313,6 +323,9 @@ class Channel:
         if popen is not None:
             token = os.urandom(8).hex()
             self.attach().fly(token, [(self.number, self.sides)], SpawnLifeline(popen))
+        elif sending.flights is not None:  # this process holds the channel until whoever gets the item does
+            token = os.urandom(8).hex()
+            sending.flights.append(partial(self.attach().fly, token, [(self.number, self.sides)], None))
         return Channel, (self.endpoint, self.number, self.sides, token, self.label)
 
 

@@ -1,12 +1,14 @@
 """Objects to item bytes and back. An item is `bytes`; a large one is a tuple of buffers, so that none is copied.
 
-An item's first byte says what it is: 0x80, with which every pickle since protocol 2 begins, or `RAW`, which is followed
-by the bytes that were put. The C pickler comes first, cloudpickle where that fails.
+An item's first byte says what it is: 0x80, with which every pickle since protocol 2 begins; `RAW`, which is followed by
+the bytes that were put; or `MESSAGE`, followed by those that `send_bytes` was given. The C pickler comes first,
+cloudpickle where that fails.
 """
 
 from __future__ import annotations
 
 import pickle
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Final, cast
 
@@ -18,9 +20,20 @@ LARGE: Final = 64 * 1024
 """Bytes from which an item travels as buffers of its own; below, transports are faster when they copy."""
 
 RAW: Final = b"B"
+MESSAGE: Final = b"M"
 PICKLE: Final = 0x80
 """The first byte of an item that is a pickle."""
 _MAX_BUFFERS: Final = MAX_PARTS - 2  # a header and the pickle itself are parts, too
+
+_CONNECTION: Final = b"multiprocessing.connection"
+
+
+class _Sending(threading.local):
+    flights: list[Callable[[], None]] | None = None
+
+
+sending: Final = _Sending()
+"""While this thread pickles an item, `flights` gathers what is to be done for the handles in it before it leaves."""
 
 _dumps = pickle.dumps
 _loads = pickle.loads
@@ -46,11 +59,23 @@ def encode(obj: object) -> Item:
         raws.append(raw)
         return False
 
+    flights: list[Callable[[], None]] = []
+    sending.flights = flights
     try:
-        data = _dumps(obj, 5, buffer_callback=keep_in_band)
-    except Exception as error:
-        raws.clear()
-        data = _cloudpickle(obj, keep_in_band, error)
+        try:
+            data = _dumps(obj, 5, buffer_callback=keep_in_band)
+            again = _CONNECTION in data  # it names what plain pickle gets wrong
+            error = None
+        except Exception as raised:
+            again, error = True, raised
+        if again:
+            raws.clear()
+            flights.clear()
+            data = _pickle_otherwise(obj, keep_in_band, error)
+        for fly in flights:
+            fly()
+    finally:
+        sending.flights = None
     return (data, *raws) if raws or len(data) >= LARGE else data
 
 
@@ -59,10 +84,34 @@ def decode(item: Buffer | Sequence[Buffer]) -> Any:
     if type(item) is bytes:
         return _loads(item) if item[0] == PICKLE else item[1:]
     head, *buffers = cast("Sequence[Buffer]", item)
-    if bytes(memoryview(head)[:1]) == RAW:
+    if memoryview(head)[0] != PICKLE:
         return bytes(buffers[0])
     # What was put was writable, or pickle notes that it was not: give it memory of its own where that is read-only.
     return _loads(head, buffers=[bytearray(one) if memoryview(one).readonly else one for one in buffers])
+
+
+def encode_bytes(message: bytes | memoryview) -> Item:
+    """Return the item for a message of `send_bytes`; a memoryview has the format "B".
+
+    A message that begins like a pickle travels as one, so `recv` loads it, as in multiprocessing.
+    """
+    is_pickle = len(message) > 0 and message[0] == PICKLE
+    if len(message) < LARGE:
+        return bytes(message) if is_pickle else MESSAGE + message
+    if type(message) is not bytes and memoryview(message).readonly:
+        message = bytes(message)  # somebody else may be able to write to it
+    return (message,) if is_pickle else (MESSAGE, message)
+
+
+def decode_bytes(item: Buffer | Sequence[Buffer]) -> Buffer:
+    """Return the bytes that `send_bytes` was given, or a pickle of the object that `send` was given."""
+    head, *buffers = (item,) if type(item) is bytes else cast("Sequence[Buffer]", item)
+    kind = memoryview(head)[0]
+    if kind == PICKLE and not buffers:
+        return head
+    if kind == MESSAGE[0]:
+        return buffers[0] if buffers else memoryview(head)[1:]
+    return _dumps(decode(item), 5)
 
 
 def is_shared(item: Item) -> bool:
@@ -70,10 +119,36 @@ def is_shared(item: Item) -> bool:
     return type(item) is tuple and any(type(one) is not bytes and not memoryview(one).readonly for one in item)
 
 
-def _cloudpickle(obj: object, keep_in_band: Callable[[pickle.PickleBuffer], bool], first: Exception) -> bytes:
+def _pickle_otherwise(
+    obj: object, keep_in_band: Callable[[pickle.PickleBuffer], bool], first: Exception | None
+) -> bytes:
+    """What plain pickle cannot do, multiprocessing's can, or cloudpickle."""
+    try:
+        return _forking_pickle(obj)
+    except Exception as error:
+        first = first or error
     import cloudpickle
 
+    if sending.flights:
+        sending.flights.clear()
     try:
         return cloudpickle.dumps(obj, protocol=5, buffer_callback=keep_in_band)  # type: ignore[no-any-return]
     except Exception as error:
-        raise ItemError(f"an object of type {type(obj).__qualname__} cannot be put: {error or first}") from error
+        text = f"an object of type {type(obj).__qualname__} cannot be put: {error or first}"
+        raise _item_error(type(first), text) from error
+
+
+def _item_error(kind: type[Exception], text: str) -> ItemError:
+    """An `ItemError` that also those catch who expect what pickle raised, as it comes from multiprocessing."""
+    try:
+        both: type[ItemError] = type("ItemError", (ItemError, kind), {"__reduce__": lambda one: (ItemError, one.args)})
+        return both(text)
+    except TypeError:  # the classes do not go together
+        return ItemError(text)
+
+
+def _forking_pickle(obj: object) -> bytes:
+    """A pickle as multiprocessing makes it: it takes sockets and `multiprocessing`'s connections."""
+    from multiprocessing.reduction import ForkingPickler
+
+    return bytes(ForkingPickler.dumps(obj, 5))

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from fiberq.abc import Buffer
 from fiberq.address import ENDS, Address, SockType, format, parse, parse_handle  # noqa: A004
 from fiberq.channel import Channel, new_number
-from fiberq.errors import AddressError, ClosedError, DirectionError
+from fiberq.errors import AddressError, ClosedError, DirectionError, MessageTooLong
 from fiberq.links import connect_tree
 from fiberq.protocol.frames import DEFAULT_CHANNEL
 from fiberq.protocol.kinds import Kind
 from fiberq.settings import config
 from fiberq.tree import Endpoint
+
+if TYPE_CHECKING:
+    from array import array
 
 __all__ = ["Pipe", "ZConnection"]
 
@@ -28,13 +32,6 @@ def Pipe(duplex: bool = True) -> tuple[ZConnection, ZConnection]:  # noqa: N802 
         return ZConnection._made(there_r, None), ZConnection._made(None, there_w)
     back_r, back_w = Channel.create(link, Kind("pipe"), "r", "w", number=number + 1)
     return ZConnection._made(back_r, there_w), ZConnection._made(there_r, back_w)
-
-
-class Socket(int):
-    """The descriptor that stands for a connection. To wait on; nothing is ever read from it."""
-
-    def __repr__(self) -> str:
-        return f"<fiberq socket {int(self)}>"
 
 
 class ZConnection:
@@ -122,14 +119,63 @@ class ZConnection:
         """
         return await self._reading().aget()
 
+    def send_bytes(self, buf: Buffer | array[Any], offset: int = 0, size: int | None = None) -> None:
+        """Send the bytes of `buf` from `offset` on, `size` of them or all, as one message.
+
+        Returns when it is buffered; a large message that the caller could change is first accepted by the node. Raises
+        `ValueError` for a part that is not inside `buf`, and what `send` raises.
+        """
+        self._writing().put_bytes(_part(buf, offset, size))
+
+    def recv_bytes(self, maxlength: int | None = None) -> bytes:
+        """Return the next message as bytes; blocks until there is one. What `send` sent comes as a pickle.
+
+        Raises `MessageTooLong` (an `OSError`) for a message of more than `maxlength` bytes: it is lost, and nothing
+        can be received here any more. Raises `ValueError` for a negative `maxlength`, and what `recv` raises.
+        """
+        channel = self._reading()
+        if maxlength is not None and maxlength < 0:
+            raise ValueError("maxlength is negative")
+        message = memoryview(channel.get_bytes())
+        if maxlength is not None and message.nbytes > maxlength:
+            self._stop_reading()
+            raise MessageTooLong(f"bad message length: {message.nbytes} bytes, and at most {maxlength} were asked for")
+        return bytes(message)
+
+    def recv_bytes_into(self, buf: bytearray | memoryview | array[Any], offset: int = 0) -> int:
+        """Write the next message into `buf`, from byte `offset` on, and return its length; blocks until there is one.
+
+        Raises `multiprocessing.BufferTooShort`, whose only argument is the message, where that does not fit;
+        `ValueError` for an offset that is not inside `buf`, `TypeError` for a `buf` that is read-only, and what `recv`
+        raises.
+        """
+        channel = self._reading()
+        with memoryview(buf) as view, view.cast("B") as room:
+            if not 0 <= offset <= room.nbytes:
+                raise ValueError("the offset is not inside the buffer")
+            if room.readonly:
+                raise TypeError("the buffer is read-only")
+            message = memoryview(channel.get_bytes()).cast("B")
+            end = offset + message.nbytes
+            if end > room.nbytes:
+                from multiprocessing import BufferTooShort
+
+                raise BufferTooShort(bytes(message))
+            room[offset:end] = message
+            return message.nbytes
+
     def poll(self, timeout: float | None = 0.0) -> bool:
         """Return whether `recv` would return or raise at once; waits `timeout` seconds for that, `None`: forever."""
         return self._reading().poll(timeout)
 
-    def fileno(self) -> Socket:
+    def fileno(self) -> int:
         """Return the connection's fiberq socket: a descriptor that `select` and the like see as ready exactly while
-        `recv` would not block. It stays the same until the connection is closed, or used in a forked child."""
-        return Socket(self._reading().fileno())
+        `recv` would not block. It stays the same until the connection is closed, or used in a forked child. Wait on it;
+        there is nothing to read from it, and nothing can be written to it.
+
+        Raises `DirectionError` on a write-only connection, `NodeError`, `ClosedError`.
+        """
+        return self._reading().fileno()
 
     def flush(self, timeout: float | None = None) -> bool:
         """Block until the node has accepted all that was sent; return whether it has within `timeout` seconds."""
@@ -144,6 +190,15 @@ class ZConnection:
         finally:
             if self._reads is not None:
                 self._reads.close()
+
+    def _stop_reading(self) -> None:
+        reads = self._reads
+        assert reads is not None
+        if self._writes is None:
+            self.close()
+        else:
+            self._reads = None
+            reads.close()
 
     def _reading(self) -> Channel:
         if self._closed:
@@ -168,6 +223,17 @@ class ZConnection:
     def __repr__(self) -> str:
         sock_type, address = self.handle
         return f"<ZConnection {'closed ' if self._closed else ''}{sock_type} {address}>"
+
+
+def _part(buf: Buffer | array[Any], offset: int, size: int | None) -> bytes | memoryview:
+    """The bytes of `buf` from `offset` on, `size` of them or all, without a copy."""
+    if type(buf) is bytes and not offset and size is None:
+        return buf
+    view = memoryview(buf).cast("B")
+    end = view.nbytes if size is None else offset + size
+    if offset < 0 or not offset <= end <= view.nbytes:
+        raise ValueError(f"the buffer has {view.nbytes} bytes: there are not {size} from {offset} on")
+    return view[offset:end]
 
 
 def _device(address: Address, sock_type: SockType) -> tuple[int, str]:

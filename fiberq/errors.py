@@ -1,7 +1,8 @@
 """Every error that fiberq raises: one tree, rooted at `FiberqError`.
 
 Each class also derives from the built-in that a `multiprocessing` user would catch, so existing `except` clauses go on
-working.
+working. Outside the tree are only `queue.Empty`, `multiprocessing.BufferTooShort`, and the `ValueError` and `TypeError`
+for an argument that no call could take.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ __all__ = [
     "FiberqError",
     "HandleError",
     "ItemError",
+    "MessageTooLong",
     "NodeError",
     "PlatformError",
     "ProtocolError",
@@ -68,6 +70,10 @@ class ConnectionEnded(FiberqError, EOFError, BrokenPipeError):
 class ShutDown(FiberqError, getattr(queue, "ShutDown", Exception)):  # type: ignore[misc]
     """The queue was shut down: nothing more can be put, or all that there was is got. A `queue.ShutDown`, which Python
     has from 3.13 on."""
+
+
+class MessageTooLong(FiberqError, OSError):
+    """A message is longer than `recv_bytes` was to take; nothing more is received on that connection."""
 
 
 class NodeError(FiberqError, OSError):

@@ -208,11 +208,12 @@ class Link:
         except (NodeError, ClosedError):
             pass  # then there is nothing left to let go of
 
-    def fly(self, token: str, holds: list[tuple[int, str]], lifeline: Lifeline) -> None:
-        """Announce handles that are on their way to a process which is starting."""
+    def fly(self, token: str, holds: list[tuple[int, str]], lifeline: Lifeline | None) -> None:
+        """Announce handles that are on their way to a process which is starting, or, without a lifeline, in an item."""
         with self._lock:
             self._check()
-            self._flights[token] = lifeline
+            if lifeline is not None:
+                self._flights[token] = lifeline
             self._client.tell(time.monotonic(), op="flight", token=token, holds=holds)
             self._transmit(time.monotonic())
 
@@ -480,6 +481,16 @@ class Link:
             number = self._bells[reader].fileno()
         self._answer_bell(reader)
         return number
+
+    def settle_bells(self) -> None:
+        """If somebody listens to a bell, block until the node has answered: what it had for the bells has come then."""
+        with self._lock:
+            channel = next((reader.channel for reader in self._bells if isinstance(reader, Reader)), None)
+        if channel is not None:
+            try:
+                self.ask(op="stat", channel=channel, **{"for": "answer"})
+            except (NodeError, ClosedError):
+                pass  # all bells ring
 
     def _silence(self, reader: Reader, now: float) -> None:
         """One handle less that asked for the bell."""

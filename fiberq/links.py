@@ -11,7 +11,7 @@ import time
 
 from fiberq import registry, tree
 from fiberq.abc import Transport
-from fiberq.errors import ClosedError, ConnectError, NodeError
+from fiberq.errors import ClosedError, ConnectError, NodeError, TransportError
 from fiberq.lifeline import ForkLifeline
 from fiberq.link import Link
 from fiberq.settings import config
@@ -56,6 +56,12 @@ def connect_tree() -> Link:
         return connect(tree.endpoint())
 
 
+def settle() -> None:
+    """Block until each node for whose bells somebody listens has answered: what it had for them has come by then."""
+    for link in list(_links.values()):
+        link.settle_bells()
+
+
 def _forget(link: Link) -> None:
     if _links.get(link.endpoint) is link:
         del _links[link.endpoint]
@@ -71,12 +77,13 @@ def _transport(target: str) -> Transport:
 
 
 _exit_registered = False
+_hooked = False  # forked children have the hook, too
 _hook = threading.Event()  # multiprocessing wants an object that a hook belongs to
 
 
 def _register_exit() -> None:
     """Flush at this process's exit. A child of multiprocessing ends without running `atexit`'s functions."""
-    global _exit_registered
+    global _exit_registered, _hooked
     if _exit_registered:
         return
     _exit_registered = True
@@ -84,7 +91,9 @@ def _register_exit() -> None:
     if util is not None:
         _finalize(_hook)
         # A child begins by forgetting its finalizers, even those of what its main module made while it was imported.
-        util.register_after_fork(_hook, _finalize)
+        if not _hooked:
+            _hooked = True
+            util.register_after_fork(_hook, _finalize)
     atexit.register(_at_exit)
 
 
@@ -117,8 +126,18 @@ _fork_tokens: dict[Endpoint, str] = {}
 _fork_lifeline: ForkLifeline | None = None
 
 
+def _claim_inherited() -> None:
+    """Hold what this process inherited before it forks itself: what it lets go of then is still its child's."""
+    for endpoint in list(_inherited):
+        try:
+            connect(endpoint)
+        except (NodeError, TransportError):
+            pass  # there is nothing left to hold
+
+
 def _before_fork() -> None:
     global _fork_lifeline
+    _claim_inherited()
     _making.acquire()
     _fork_tokens.clear()
     for endpoint, link in list(_links.items()):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Iterator
 from queue import Empty, Full
+from threading import Lock
 from typing import Any, Generic, TypeVar
 
 from fiberq.channel import NOTHING, Channel
@@ -26,6 +27,7 @@ class _Queue(Generic[T]):
     def _make(self, kind: Kind, name: str | None) -> None:
         (self._channel,) = Channel.create(connect_tree(), kind, "rw", name=name)
         self._channel.label = type(self).__name__
+        self._sides: dict[str, ZConnection] = {}
 
     def get(self, block: bool = True, timeout: float | None = None) -> T:
         """Return the next item; blocks until there is one, or for `timeout` seconds, then raises `queue.Empty`.
@@ -126,19 +128,74 @@ class _Queue(Generic[T]):
         grip.attach()
         return grip
 
+    def fileno(self) -> int:
+        """Return a descriptor that `select` and the like see as ready exactly while `get` would not block.
+
+        It stays the same until the queue is closed, or used in a forked child. Raises `NodeError`, `ClosedError`.
+        """
+        return self._channel.fileno()
+
     def close(self) -> None:
         """Flush, and close this handle; idempotent. Other handles on the queue go on."""
+        for connection in self._sides.values():
+            connection.close()
         self._channel.close()
+
+    # -- what the standard library's pools use --
+
+    @property
+    def _writer(self) -> ZConnection:
+        return self._side("w")
+
+    @property
+    def _reader(self) -> ZConnection:
+        return self._side("r")
+
+    @property
+    def _rlock(self) -> Lock:
+        """For whoever wants to be the only reader for a while. Here nobody need be; it is always free."""
+        return Lock()
+
+    def _side(self, side: str) -> ZConnection:
+        """A connection that is always the same one, attached at its first use, and closed when the queue is."""
+        connection = self._sides.get(side)
+        if connection is None:
+            grip = Channel(self._channel.endpoint, self._channel.number, side)
+            connection = PoolReader._made(grip, None) if side == "r" else ZConnection._made(None, grip)
+            if self._channel.closed:
+                connection.close()
+            connection = self._sides.setdefault(side, connection)
+        return connection
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_sides": {}}
 
     def __enter__(self) -> Any:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._channel.close()
+        self.close()
 
     def __repr__(self) -> str:
         state = "closed" if self._channel.closed else f"{self._channel.number:016x}"
         return f"<{type(self).__name__} {state} at {self._channel.endpoint.address}>"
+
+
+class PoolReader(ZConnection):
+    """The reading side of a queue for the standard library's pools. They receive after a `poll` that said yes, under a
+    lock which keeps the other readers away; here another may have got the item in between, and then `recv` says `None`
+    instead of waiting for one more. What they receive so they throw away."""
+
+    _polled = False
+
+    def poll(self, timeout: float | None = 0.0) -> bool:
+        self._polled = super().poll(timeout)
+        return self._polled
+
+    def recv(self) -> Any:
+        polled, self._polled = self._polled, False
+        obj = self._reading().get(0.0 if polled else None)
+        return None if obj is NOTHING else obj
 
 
 class SimpleQueue(_Queue[T]):
@@ -245,6 +302,8 @@ class Queue(_Queue[T]):
 
         What was put is still delivered: `join_thread`, and the end of the process, wait for that.
         """
+        for connection in self._sides.values():
+            connection.close()
         self._channel.close(wait=False)
 
     def join_thread(self) -> None:
