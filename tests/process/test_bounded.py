@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import queue
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -423,6 +424,19 @@ print(time.monotonic() - started < 5, flush=True)
 """)
     assert running.read() == "True"
     running.wait()
+
+
+def test_a_fork_leaves_the_sockets_of_the_program_as_they_are() -> None:
+    left, right = socket.socketpair()
+    with Queue() as q, left, right:
+        q.put(1)
+        before = socket.getdefaulttimeout()
+        socket.setdefaulttimeout(0.1)
+        try:
+            reap(fork(lambda: None))
+        finally:
+            socket.setdefaulttimeout(before)
+        assert os.get_blocking(left.fileno())
 
 
 # -- names --
