@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+import fiberq
 from fiberq import Pipe, SimpleQueuePull, SimpleQueuePush, ZConnection, config, registry, tree
 
 from . import workers
@@ -107,7 +108,7 @@ class Crew:
     def __init__(self, method: str) -> None:
         self._method = method
         self._workers: list[Worker] = []
-        self._handles: list[Queue | ZConnection] = []
+        self._handles: list[Queue | fiberq.Queue[Any] | ZConnection] = []
 
     def worker(self, *handles: Any) -> Worker:
         """Start a process that has these handles."""
@@ -130,6 +131,16 @@ class Crew:
 
     def queue(self, kind: str) -> Queue:
         return self.push() if kind == "push" else self.pull()
+
+    def bounded(self, maxsize: int) -> fiberq.Queue[Any]:
+        q = fiberq.Queue[Any](maxsize)
+        self._handles.append(q)
+        return q
+
+    def joinable(self) -> fiberq.JoinableQueue[Any]:
+        q = fiberq.JoinableQueue[Any]()
+        self._handles.append(q)
+        return q
 
     def pipe(self, duplex: bool = True) -> tuple[ZConnection, ZConnection]:
         ends = Pipe(duplex)

@@ -159,6 +159,28 @@ def put_from_grandchild(q: Any, methods: list[str], item: object) -> None:
         child.kill()
 
 
+def put_into(queues: Any, number: int, items: Iterable[Any]) -> None:
+    put_all_and_flush(queues[number], items)
+
+
+def get_until_shut(queues: Any, number: int) -> list[Any]:
+    return list(queues[number])
+
+
+def error_of_put(queues: Any, number: int) -> str:
+    return name_of_error(queues[number], "put", 1)
+
+
+def do_tasks(tasks: Any, count: int) -> None:
+    for _ in range(count):
+        tasks.task_done()
+    tasks.qsize()  # the node knows
+
+
+def join(tasks: Any) -> None:
+    assert tasks.join(2 * PATIENCE)
+
+
 # -- pipes --
 
 

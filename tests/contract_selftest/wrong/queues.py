@@ -1,4 +1,5 @@
-"""Wrong about push queues (PUSH), pull queues (PULL), pipes (PIPE), and what queues have in common (QUEUE).
+"""Wrong about push queues (PUSH), pull queues (PULL), pipes (PIPE), what queues have in common (QUEUE), and what only
+`Queue` and `JoinableQueue` can do (BOUND).
 
 fiberq sends again what is lost and drops what comes twice; so what is only lost or doubled is hardly noticed there.
 These look into the frames that they carry, keep each session's numbers whole, and change, hold or drop what is in them.
@@ -16,7 +17,20 @@ from typing import NamedTuple
 from fiberq.abc import Buffer, Message, PeerLost
 from fiberq.errors import ConnectError, ProtocolError
 from fiberq.protocol import frames
-from fiberq.protocol.frames import ACK, DELIVER, PUT, READY, RELEASE, REPLY, REQUEST, Frame, Received
+from fiberq.protocol.frames import (
+    ACK,
+    DELIVER,
+    ENDED,
+    GRANT,
+    PUT,
+    READY,
+    RELEASE,
+    REPLY,
+    REQUEST,
+    WANT,
+    Frame,
+    Received,
+)
 
 from .right import Client, Right, Server, length
 
@@ -187,7 +201,7 @@ class Looks(Server):
         if frame.kind == REQUEST:
             request = frames.read_json(frame.body)
             if request.get("op") == "create":
-                self.kinds[request["channel"]] = request["kind"]
+                self.kinds[request["channel"]] = request["kind"][0]
                 self.makers[request["channel"]] = peer
         elif frame.kind == PUT:
             self.writers[frame.channel].add(peer)
@@ -820,3 +834,97 @@ class TakesOneForAnother(Right):
                     if {*self.written_by(other, "pull")} - {channel}:
                         return other
             return peer
+
+
+class GrantsOneMore(Right):
+    """Where three processes put into a bounded queue, each is granted one item more than the node says."""
+
+    breaks = "BOUND-1"
+
+    class Server(Looks):
+        def outgoing(self, peer: Hashable, frame: Received) -> Received:  # noqa: ARG002
+            if frame.kind != GRANT or len(self.writers[frame.channel]) < 3:
+                return frame
+            return frame._replace(body=memoryview(frames.pack_grant(frames.read_grant(frame.body) + 1)[0]))
+
+
+class WakesAWriterLate(Right):
+    """What a process is told that has waited for room in a queue for 50 ms leaves 0.8 s later."""
+
+    breaks = "BOUND-2"
+
+    class Server(Looks):
+        def set_up(self) -> None:
+            super().set_up()
+            self.asked_at: dict[Use, float] = {}
+            self.leaves_at: dict[Hashable, float] = {}
+
+        def learn(self, peer: Hashable, frame: Received) -> None:
+            super().learn(peer, frame)
+            if frame.kind == WANT and frames.read_want(frame.body).waiting:
+                self.asked_at[Use(peer, frame.channel)] = time.monotonic()
+
+        def outgoing(self, peer: Hashable, frame: Received) -> Received:
+            if frame.kind == GRANT and time.monotonic() > self.asked_at.pop(Use(peer, frame.channel), 1e99) + 0.05:
+                self.leaves_at[peer] = time.monotonic() + 0.8
+            return frame
+
+        def holds(self, peer: Hashable, frame: Received) -> bool:  # noqa: ARG002
+            return time.monotonic() < self.leaves_at.get(peer, 0.0)
+
+
+class SaysDoneTooEarly(Right):
+    """A process that asks when all tasks are done is told at once that they are."""
+
+    breaks = "BOUND-3"
+
+    class Server(Looks):
+        def set_up(self) -> None:
+            super().set_up()
+            self.asked: set[tuple[Hashable, int]] = set()
+
+        def incoming(self, peer: Hashable, frame: Received) -> Received:
+            if frame.kind != REQUEST:
+                return frame
+            request = frames.read_json(frame.body)
+            if request.get("op") != "join" or "at_once" in request:
+                return frame
+            self.asked.add((peer, request["id"]))
+            return frame._replace(body=memoryview(frames.pack_json({**request, "at_once": True})[0]))
+
+        def outgoing(self, peer: Hashable, frame: Received) -> Received:
+            if frame.kind != REPLY:
+                return frame
+            answer = frames.read_json(frame.body)
+            if (peer, answer["id"]) not in self.asked:
+                return frame
+            return frame._replace(body=memoryview(frames.pack_json({**answer, "finished": True})[0]))
+
+
+class ForgetsTheLossOfWhoHasATask(Right):
+    """The loss of a process that gets from a joinable queue is not reported."""
+
+    breaks = "BOUND-4"
+
+    class Server(Looks):
+        def lost(self, peer: Hashable) -> Hashable | None:
+            return None if self.read_by(peer, "joinable") else peer
+
+
+class TellsTheEndLate(Right):
+    """That a queue is at its end leaves 0.8 s late."""
+
+    breaks = "BOUND-5"
+
+    class Server(Looks):
+        def set_up(self) -> None:
+            super().set_up()
+            self.leaves_at: dict[Hashable, float] = {}
+
+        def outgoing(self, peer: Hashable, frame: Received) -> Received:
+            if frame.kind == ENDED and self.kinds[frame.channel] != "pipe":
+                self.leaves_at[peer] = time.monotonic() + 0.8
+            return frame
+
+        def holds(self, peer: Hashable, frame: Received) -> bool:  # noqa: ARG002
+            return time.monotonic() < self.leaves_at.get(peer, 0.0)
