@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import PATIENCE, Crew, every_method
+from support import PATIENCE, Crew, every_method, until
 from workers import (
     die,
     die_once,
@@ -226,13 +226,21 @@ def test_a_chain_of_forks_keeps_an_end_open_though_each_closes_its_copy(crew: Cr
 # -- while blocked --
 
 
+def readers_of(connection: Any) -> int:
+    """How many processes have begun to read, as the node sees it."""
+    channel = connection._reads
+    return int(channel.attach().ask(op="stat", channel=channel.number)["readers"])
+
+
 @every_method
 def test_a_receiver_that_is_killed_while_it_waits_takes_nothing_with_it(crew: Crew) -> None:
     r, w = Pipe(duplex=False)
     told: SimpleQueue[Any] = SimpleQueue()
     victims = [crew.start(take_one, r, told) for _ in range(2)]
     assert [told.get(timeout=PATIENCE) for _ in victims] == ["here"] * 2
+    until(lambda: readers_of(r) == 2)
     crew.kill(victims[0])
+    until(lambda: readers_of(r) == 1)
     w.send("one")
     assert told.get(timeout=PATIENCE) == "one"
     crew.finish(victims[1])
@@ -425,11 +433,3 @@ def test_an_executor_whose_worker_dies_is_broken(method: str) -> None:
             executor.submit(die).result(PATIENCE)
         with pytest.raises(BrokenProcessPool):
             executor.submit(square, 2)
-
-
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="this Python has no max_tasks_per_child")
-@pytest.mark.parametrize("method", ["spawn", "forkserver"])
-def test_the_workers_of_an_executor_are_replaced_after_their_tasks(method: str) -> None:
-    options: Any = {"max_tasks_per_child": 1}
-    with ProcessPoolExecutor(1, mp_context=get_context(method), **options) as executor:
-        assert len({executor.submit(own_id).result(PATIENCE) for _ in range(3)}) == 3
