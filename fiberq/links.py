@@ -184,6 +184,17 @@ def _close_inherited(locations: list[str]) -> None:
         return
     import socket
 
+    timeout = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(None)  # else each socket looked at becomes non-blocking, for the parent, too
+    try:
+        _close_connected(locations)
+    finally:
+        socket.setdefaulttimeout(timeout)
+
+
+def _close_connected(locations: list[str]) -> None:
+    import socket
+
     for name in os.listdir("/dev/fd"):
         number = int(name)
         try:
