@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import PATIENCE, Crew, every_method, until
+from support import PATIENCE, Crew, every_method, fork, reap, until
 from workers import (
     die,
     die_once,
@@ -221,6 +221,19 @@ def test_a_chain_of_forks_keeps_an_end_open_though_each_closes_its_copy(crew: Cr
     crew.finish(child)
     with pytest.raises(EOFError):
         r.recv()
+
+
+def test_a_fork_leaves_the_sockets_that_it_copies_blocking() -> None:
+    q: SimpleQueue[Any] = SimpleQueue()
+    one, two = socket.socketpair()
+    with one, two:
+        socket.setdefaulttimeout(PATIENCE)
+        try:
+            reap(fork(lambda: q.put("here", sync=True)))
+        finally:
+            socket.setdefaulttimeout(None)
+        assert os.get_blocking(one.fileno())
+    assert q.get() == "here"
 
 
 # -- while blocked --
