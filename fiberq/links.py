@@ -184,34 +184,31 @@ def _close_inherited(locations: list[str]) -> None:
         return
     import socket
 
-    timeout = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(None)  # else each socket looked at becomes non-blocking, for the parent, too
-    try:
-        _close_connected(locations)
-    finally:
-        socket.setdefaulttimeout(timeout)
+    usual = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(None)  # else a socket that is only looked at becomes non-blocking, the parent's, too
+    for name in os.listdir("/dev/fd"):
+        if _peer(int(name)) in locations:
+            os.close(int(name))
+    socket.setdefaulttimeout(usual)
 
 
-def _close_connected(locations: list[str]) -> None:
+def _peer(descriptor: int) -> str | None:
+    """Where the other end of a socket is, in the form of an address's location; `None` for anything else."""
     import socket
 
-    for name in os.listdir("/dev/fd"):
-        number = int(name)
-        try:
-            if not stat.S_ISSOCK(os.fstat(number).st_mode):
-                continue
-            probe = socket.socket(fileno=number)
-        except OSError:
-            continue
-        try:
-            peer = probe.getpeername()
-        except OSError:
-            peer = None
-        finally:
-            probe.detach()
-        text = f"{peer[0]}:{peer[1]}" if isinstance(peer, tuple) else peer
-        if text in locations:
-            os.close(number)
+    try:
+        if not stat.S_ISSOCK(os.fstat(descriptor).st_mode):
+            return None
+        probe = socket.socket(fileno=descriptor)
+    except OSError:
+        return None
+    try:
+        peer = probe.getpeername()
+    except OSError:
+        return None
+    finally:
+        probe.detach()
+    return f"{peer[0]}:{peer[1]}" if isinstance(peer, tuple) else str(peer)
 
 
 os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)

@@ -299,7 +299,7 @@ def test_wait_takes_any_mix(crew: Crew) -> None:
         q.put(3)
         two.sendall(b"4")
         w.send("so it ends")
-        child.join(PATIENCE)
+        assert wait([child.sentinel], PATIENCE) == [child.sentinel]
         assert wait(everything) == everything
         assert (mine.recv(), q.get(), left.recv(), one.recv(1)) == (2, 3, 1, b"4")
         assert wait(everything, 0) == [child.sentinel]
