@@ -33,11 +33,9 @@ def wait(object_list: Iterable[Any], timeout: float | None = None) -> list[Any]:
 
 
 def _poll(poller: select.poll, timeout: float | None) -> set[int]:
-    """The descriptors that are ready. Where none had to be waited for, that includes what the node has not sent yet."""
+    """The descriptors that are ready. What has been sent by now is found, though the node has not told of it yet."""
+    settle()
     ready = {descriptor for descriptor, _ in poller.poll(0)}
-    if ready or (timeout is not None and timeout <= 0):
-        settle()
-        return {descriptor for descriptor, _ in poller.poll(0)}
     deadline = None if timeout is None else monotonic() + timeout
     while not ready and (timeout is None or timeout > 0):
         ready = {descriptor for descriptor, _ in poller.poll(None if timeout is None else ceil(timeout * 1000))}

@@ -270,3 +270,58 @@ def supervise(q: Any, answers: Any) -> None:
 def relay_one(inbox: Any, outbox: Any) -> None:
     outbox.put(inbox.get(timeout=PATIENCE))
     inbox.close()
+
+
+def square(number: int) -> int:
+    return number**2
+
+
+def die(*_: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_once(mark: str) -> str:
+    """Die in the process that comes first."""
+    try:
+        os.mkdir(mark)
+    except FileExistsError:
+        return "done by another"
+    die()
+    raise AssertionError
+
+
+def own_id(_: object = None) -> int:
+    return os.getpid()
+
+
+def use_received(connection: Any) -> None:
+    """Send through, and receive from, connections that arrive as messages."""
+    connection.recv().send("through a connection that came as a message")
+    connection.send(connection.recv().recv())
+
+
+def take_one(connection: Any, told: Any) -> None:
+    told.put("here")
+    told.put(connection.recv(), sync=True)
+
+
+def signal_in_vain(connection: Any, tells: Any) -> None:
+    """Wait by `poll` and by `recv`, while signals come."""
+    signal.signal(signal.SIGUSR1, lambda *_: tells.send("signal"))
+    tells.send("here")
+    connection.poll(None)
+    got = [connection.recv()]
+    tells.send("here")
+    got.append(connection.recv())
+    connection.send(got)
+
+
+def fork_and_close(connection: Any, depth: int) -> None:
+    """Only the last of a chain of children sends something; each closes its copy at once."""
+    if depth:
+        child = multiprocessing.get_context("fork").Process(target=fork_and_close, args=(connection, depth - 1))
+        child.start()
+        connection.close()
+        child.join()
+    else:
+        connection.send("from the last")

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fiberq.codec import LARGE, decode, encode, is_shared
+from fiberq.codec import LARGE, decode, decode_bytes, encode, encode_bytes, is_shared
 from fiberq.errors import ItemError
 from fiberq.protocol.writer import size
 
@@ -35,6 +35,26 @@ def test_bytes_of_any_length_keep_their_type(kind: type, length: int) -> None:
     back = decode(encode(obj))
     assert back == obj
     assert type(back) is kind
+
+
+@pytest.mark.parametrize("length", [0, 1, LARGE - 1, LARGE])
+@pytest.mark.parametrize("first", [b"\x80", b"B", b"M"])
+def test_a_message_of_bytes_stays_one_and_is_told_from_an_object(length: int, first: bytes) -> None:
+    message = (first * length)[:length]
+    for item in (encode_bytes(message), encode_bytes(memoryview(message))):
+        assert bytes(decode_bytes(item)) == message
+    assert pickle.loads(decode_bytes(encode(message))) == message
+    if first != b"\x80":
+        assert decode(encode_bytes(message)) == message
+
+
+def test_only_a_message_that_the_caller_can_write_to_is_shared() -> None:
+    message = bytearray(2 * LARGE)
+    assert is_shared(encode_bytes(memoryview(message)))
+    assert not is_shared(encode_bytes(bytes(message)))
+    readonly = encode_bytes(memoryview(message).toreadonly())
+    message[:] = b"1" * len(message)
+    assert bytes(decode_bytes(readonly)) == bytes(2 * LARGE)
 
 
 def test_large_bytes_are_not_copied() -> None:

@@ -19,7 +19,8 @@ EXPECTED = {
     0: "998001\n",
     1: "SimpleQueuePush\n",
     2: "{'any': 'object'}\n",
-    3: "",
+    3: "1\nb'2'\n",
+    4: "",
 }
 """What the Python blocks print."""
 

@@ -18,7 +18,7 @@ import threading
 from collections.abc import Callable
 from importlib.machinery import ExtensionFileLoader, ModuleSpec, PathFinder
 from importlib.util import module_from_spec
-from socket import socket
+from socket import getdefaulttimeout, setdefaulttimeout, socket
 from typing import Any, Protocol
 
 from fiberq.errors import TransportError
@@ -194,9 +194,12 @@ def _abandon_all() -> None:
         inherited |= owner.endpoints()
         owner.abandon()
     _loaded.owners.clear()
+    timeout = getdefaulttimeout()
+    setdefaulttimeout(None)  # else each socket looked at becomes non-blocking, for the parent, too
     with contextlib.suppress(OSError):  # no list, as where /proc is not mounted
         for name in os.listdir("/dev/fd"):
             _close_if_at(int(name), inherited)
+    setdefaulttimeout(timeout)
 
 
 def _close_if_at(fd: int, endpoints: set[Endpoint]) -> None:
