@@ -18,9 +18,11 @@ TOML = [code for language, code in BLOCKS if language == "toml"]
 EXPECTED = {
     0: "998001\n",
     1: "SimpleQueuePush\n",
-    2: "{'any': 'object'}\n",
-    3: "1\nb'2'\n",
-    4: "",
+    2: "",
+    3: "an item\n",
+    4: "{'any': 'object'}\n",
+    5: "1\nb'2'\n",
+    6: "",
 }
 """What the Python blocks print."""
 
