@@ -26,6 +26,9 @@ PICKLE: Final = 0x80
 _MAX_BUFFERS: Final = MAX_PARTS - 2  # a header and the pickle itself are parts, too
 
 _CONNECTION: Final = b"multiprocessing.connection"
+"""A pickle with this in it may have one, which plain pickle gets wrong."""
+_HANDLE: Final = b"fiberq.channel"
+"""A pickle with this in it may have a handle, which has to be announced."""
 
 
 class _Sending(threading.local):
@@ -59,23 +62,14 @@ def encode(obj: object) -> Item:
         raws.append(raw)
         return False
 
-    flights: list[Callable[[], None]] = []
-    sending.flights = flights
+    error = None
     try:
-        try:
-            data = _dumps(obj, 5, buffer_callback=keep_in_band)
-            again = _CONNECTION in data  # it names what plain pickle gets wrong
-            error = None
-        except Exception as raised:
-            again, error = True, raised
-        if again:
-            raws.clear()
-            flights.clear()
-            data = _pickle_otherwise(obj, keep_in_band, error)
-        for fly in flights:
-            fly()
-    finally:
-        sending.flights = None
+        data = _dumps(obj, 5, buffer_callback=keep_in_band)
+    except Exception as raised:
+        error = raised
+    if error is not None or data.find(_CONNECTION) >= 0 or data.find(_HANDLE) >= 0:  # `in` takes four times as long
+        raws.clear()
+        data = _pickle_with_care(obj, keep_in_band, error)
     return (data, *raws) if raws or len(data) >= LARGE else data
 
 
@@ -119,12 +113,29 @@ def is_shared(item: Item) -> bool:
     return type(item) is tuple and any(type(one) is not bytes and not memoryview(one).readonly for one in item)
 
 
+def _pickle_with_care(
+    obj: object, keep_in_band: Callable[[pickle.PickleBuffer], bool], error: Exception | None
+) -> bytes:
+    """Pickle what plain pickle cannot, or gets wrong; and see to the handles in it."""
+    flights: list[Callable[[], None]] = []
+    sending.flights = flights
+    try:
+        data = _pickle_otherwise(obj, keep_in_band, error)
+        for fly in flights:
+            fly()
+    finally:
+        sending.flights = None
+    return data
+
+
 def _pickle_otherwise(
     obj: object, keep_in_band: Callable[[pickle.PickleBuffer], bool], first: Exception | None
 ) -> bytes:
-    """What plain pickle cannot do, multiprocessing's can, or cloudpickle."""
+    """A pickle as multiprocessing makes it, which takes sockets and its connections; or cloudpickle's."""
+    from multiprocessing.reduction import ForkingPickler
+
     try:
-        return _forking_pickle(obj)
+        return bytes(ForkingPickler.dumps(obj, 5))
     except Exception as error:
         first = first or error
     import cloudpickle
@@ -145,10 +156,3 @@ def _item_error(kind: type[Exception], text: str) -> ItemError:
         return both(text)
     except TypeError:  # the classes do not go together
         return ItemError(text)
-
-
-def _forking_pickle(obj: object) -> bytes:
-    """A pickle as multiprocessing makes it: it takes sockets and `multiprocessing`'s connections."""
-    from multiprocessing.reduction import ForkingPickler
-
-    return bytes(ForkingPickler.dumps(obj, 5))
