@@ -24,6 +24,7 @@ __all__ = ["StreamTransport"]
 AnySocket = TypeVar("AnySocket", Client, Server)
 
 _transports: weakref.WeakSet[StreamTransport] = weakref.WeakSet()
+"""All of this process: each lives as long as one of its sockets."""
 
 
 class StreamTransport(Transport):
@@ -56,11 +57,14 @@ class StreamTransport(Transport):
 
             tls.context(server_side=True)
         try:
-            made = kind(None if credentials is None else credentials.secret, self._sockets.discard)
+            made = kind(None if credentials is None else credentials.secret, self._forget)
         except OSError as error:
             raise TransportError(f"stream: no more sockets: {error.strerror}") from error
         self._sockets.add(made)
         return made
+
+    def _forget(self, closed: Client | Server) -> None:
+        self._sockets.discard(closed)
 
 
 def _let_go_of_inherited() -> None:

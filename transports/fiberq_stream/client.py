@@ -13,6 +13,7 @@ import signal
 import socket
 import threading
 import time
+from _thread import start_new_thread
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -214,7 +215,7 @@ class Client(ClientSocket):
         before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
         try:
             signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-            threading.Thread(target=target, name="fiberq stream", daemon=True).start()
+            start_new_thread(target, ())  # `threading` does more in Python, where a handler may interrupt it.
         except RuntimeError as error:  # The process has too many, or is about to end.
             raise TransportError("stream: cannot start a thread") from error
         finally:

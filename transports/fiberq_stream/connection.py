@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from fiberq.abc import Buffer
 
-from .framing import Ended, Half, cut, frame, make_room
+from .framing import NOTHING, Ended, Half, cut, frame, make_room
 
 if TYPE_CHECKING:
     from .tls import Tls
@@ -38,7 +38,7 @@ class Connection(Generic[Made, End]):
         self.sock = sock
         self._tls = tls
         self._make, self._end = make, end
-        self._in: tuple[Half | None, list[bytes | int], Iterator[Made | End]] = Half(), [], iter(())
+        self._in: tuple[Half | None, list[bytes | int], Iterator[Made | End]] = NOTHING, [], iter(())
         """Half a message (`None` after the end), what was read after it, and what is whole and was not fetched."""
         self._out: tuple[list[bytes | memoryview], list[int]] = [], []
         """What is to be sent, and how many bytes of it were."""
@@ -79,7 +79,7 @@ class Connection(Generic[Made, End]):
         else:
             make_room(half.large, half.filled, half.due[-1])
             with memoryview(half.large) as view, view[half.filled :] as room:  # What is in view cannot grow.
-                arrived.extend(map(self.sock.recv_into, (room,)))
+                arrived.extend(map(self.sock.recv_into, (room,), (len(room),), (socket.MSG_WAITALL,)))
 
     def _understand(self, half: Half, got: bytes | int) -> tuple[list[list[Buffer]], Half]:
         if not got:

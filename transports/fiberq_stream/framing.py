@@ -52,10 +52,13 @@ class Half(NamedTuple):
     filled: int = 0
 
 
+NOTHING = Half()
+
+
 def make_room(large: bytearray, filled: int, length: int) -> None:
     """See to it that something fits in behind `filled`, for a part that has `length` bytes when it is whole."""
     if filled == len(large):
-        large += bytes(min(max(filled, CREDIT), length - filled))
+        large += bytes(min(filled, length - filled))
 
 
 def cut(half: Half, data: bytes) -> tuple[list[list[Buffer]], Half]:
@@ -83,7 +86,7 @@ def cut(half: Half, data: bytes) -> tuple[list[list[Buffer]], Half]:
                 continue
             if due[-1] <= SMALL:
                 break
-            large = bytearray() if large is None else large
+            large = bytearray(min(due[-1], CREDIT)) if large is None else large
             while at < end and filled < due[-1]:
                 make_room(large, filled, due[-1])
                 count = min(len(large) - filled, end - at)
@@ -98,4 +101,4 @@ def cut(half: Half, data: bytes) -> tuple[list[list[Buffer]], Half]:
             break
         messages.append(parts)
         parts, due = [], None
-    return messages, Half(parts, due, data[at:], large, filled)
+    return messages, Half(parts, due, data[at:], large, filled) if due is not None or at < end else NOTHING
