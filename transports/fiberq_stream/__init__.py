@@ -48,7 +48,7 @@ class StreamTransport(Transport):
             each.close()
 
     def let_go(self) -> None:
-        for each in self._sockets:
+        for each in list(self._sockets):
             each.let_go()
 
     def _make(self, kind: Callable[..., AnySocket], credentials: Credentials | None) -> AnySocket:
@@ -69,7 +69,7 @@ class StreamTransport(Transport):
 
 def _let_go_of_inherited() -> None:
     """In a forked child: else its copies would keep connections alive whose process has died."""
-    for each in _transports:
+    for each in list(_transports):
         each.let_go()
 
 
