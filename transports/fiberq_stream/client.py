@@ -44,7 +44,7 @@ class Client(ClientSocket):
     def __init__(self, secret: bytes | None, forget: Callable[[Client], None]) -> None:
         self._secret = secret
         self._forget = forget
-        self._gate = Gate(self)
+        self._gate = Gate(self._withdraw, self.let_go)
         self._address = "nowhere"
         self._sock: socket.socket | None = None
         self._connection: Link | None = None
@@ -101,12 +101,13 @@ class Client(ClientSocket):
     def close(self) -> None:
         self._gate.close()
 
-    def withdraw(self) -> None:
+    def _withdraw(self) -> None:
         if self._sock is not None:
             with suppress(OSError):
                 self._sock.shutdown(socket.SHUT_RDWR)  # This ends the threads, which closing would not.
 
     def let_go(self) -> None:
+        """Close this process's descriptors, and touch nothing else: a forked child does this to what it inherited."""
         self._forget(self)
         if self._sock is not None:
             drop(self._sock)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import Protocol
+from collections.abc import Callable
 
 from fiberq.errors import ClosedError
 from fiberq.wakeup import Wakeup
@@ -18,14 +18,6 @@ def remaining(deadline: float | None) -> float | None:
     return None if deadline is None else min(max(deadline - time.monotonic(), 0.0), LONGEST)
 
 
-class Owner(Protocol):
-    def withdraw(self) -> None:
-        """Tell the world of the end: the first part of closing."""
-
-    def let_go(self) -> None:
-        """Close this process's descriptors, and touch nothing else: a forked child does this to what it inherited."""
-
-
 class Gate:
     """Everybody who uses a socket's descriptors is inside, by `with gate:`, which raises `ClosedError` after `close`.
 
@@ -34,11 +26,12 @@ class Gate:
     they are garbage collected, if ever a signal handler raises just when a thread enters or leaves.)
     """
 
-    def __init__(self, owner: Owner) -> None:
+    def __init__(self, withdraw: Callable[[], None], let_go: Callable[[], None]) -> None:
+        """`withdraw` tells the world of the end, `let_go` closes this process's descriptors."""
         self.lock = threading.RLock()  # A signal handler may close a socket that this very thread has locked.
         self.bell = Wakeup()
         self.closed = False
-        self._owner = owner
+        self._withdraw, self._let_go = withdraw, let_go
         self._inside = 0
 
     def check(self) -> None:
@@ -59,10 +52,10 @@ class Gate:
         with self.lock:
             if not self.closed:
                 self.closed = True
-                self._owner.withdraw()
+                self._withdraw()
                 self.bell.set()
                 self._end()
 
     def _end(self) -> None:
         if self.closed and not self._inside:
-            self._owner.let_go()
+            self._let_go()

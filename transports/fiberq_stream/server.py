@@ -42,7 +42,7 @@ class Server(ServerSocket):
     def __init__(self, secret: bytes | None, forget: Callable[[Server], None]) -> None:
         self._secret = secret
         self._forget = forget
-        self._gate = Gate(self)
+        self._gate = Gate(self._withdraw, self.let_go)
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._gate.bell, READ, lambda _: None)
         self._listeners: list[Listener] = []
@@ -96,7 +96,7 @@ class Server(ServerSocket):
     def close(self) -> None:
         self._gate.close()
 
-    def withdraw(self) -> None:
+    def _withdraw(self) -> None:
         for listener in self._listeners:
             listener.withdraw()
         for connection in list(self._peers.values()):
@@ -104,6 +104,7 @@ class Server(ServerSocket):
                 connection.sock.shutdown(socket.SHUT_RDWR)
 
     def let_go(self) -> None:
+        """Close this process's descriptors, and touch nothing else: a forked child does this to what it inherited."""
         self._forget(self)
         for sock in [
             each.sock for held in (self._listeners, self._guests.values(), self._peers.values()) for each in held
