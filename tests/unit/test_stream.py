@@ -116,6 +116,29 @@ def test_a_newcomer_is_served_at_once_though_many_mute_strangers_came_before(
         assert message(server).parts == [b"here"]
 
 
+def test_a_guest_who_speaks_when_he_is_dismissed_for_a_newcomer_disturbs_nobody(
+    transport: StreamTransport, tmp_path: Path
+) -> None:
+    server = transport.server()
+    server.bind(f"ipc://{tmp_path}/s")
+    with contextlib.ExitStack() as stack:
+
+        def stranger() -> socket.socket:
+            made = stack.enter_context(socket.socket(socket.AF_UNIX))
+            made.connect(f"{tmp_path}/s")
+            return made
+
+        guests = [stranger() for _ in range(STRANGERS)]
+        while server.recv(0.05) is not None or len(server._guests) < STRANGERS:
+            pass
+        for _ in range(5):
+            stranger()
+        for each in guests:
+            each.send(b"f")
+        assert server.recv(0.2) is None
+        assert len(server._guests) <= STRANGERS
+
+
 # -- signals --
 
 

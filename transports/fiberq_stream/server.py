@@ -106,10 +106,9 @@ class Server(ServerSocket):
     def let_go(self) -> None:
         """Close this process's descriptors, and touch nothing else: a forked child does this to what it inherited."""
         self._forget(self)
-        for sock in [
-            each.sock for held in (self._listeners, self._guests.values(), self._peers.values()) for each in held
-        ]:
-            drop(sock)
+        every: list[Listener | Guest | Connection[Message, PeerLost]] = [*self._listeners]
+        for each in (*every, *self._guests.values(), *self._peers.values()):
+            drop(each.sock)
         self._selector.close()
         self._gate.bell.close()
 
@@ -170,6 +169,8 @@ class Server(ServerSocket):
                 self._selector.unregister(listener.sock)
 
     def _greet(self, name: int, _mask: int) -> None:
+        if name not in self._guests:
+            return  # He was dismissed for a newcomer in this very turn.
         sock, greeting, _ = self._guests[name]
         try:
             data = sock.recv(4096)
@@ -188,15 +189,17 @@ class Server(ServerSocket):
                 raise
             return
         if greeting.done:
+            self._busy.add(name)
+            del self._guests[name]
             connection = self._peers[name] = Connection(sock, greeting.tls, partial(Message, name), PeerLost(name))
             self._selector.modify(sock, READ, partial(self._serve, name, connection))
-            del self._guests[name]
+            self._busy.discard(name)
 
     def _dismiss(self, name: int) -> None:
         self._close(self._guests.pop(name).sock)
 
     def _close(self, sock: socket.socket) -> None:
-        with suppress(KeyError):
+        with suppress(KeyError, ValueError):
             self._selector.unregister(sock)
         sock.close()
 
