@@ -1,48 +1,38 @@
 """A fiberq transport on the standard library's sockets alone: UNIX sockets and TCP, with TLS for credentials.
 
-`framing` says how messages lie in a stream, `greeting` how a connection begins, `connection` is one afterwards;
-`server` and `client` are the two sockets of the contract.
+To read it top to bottom: `framing` says how messages lie in a stream, `connection` is one connected socket, `greeting`
+says how a connection begins, and `tls` encrypts it. `closing` is what both sockets of the contract share; `address`,
+`server` and `client` are the rest.
 """
 
 from __future__ import annotations
 
 import os
 import secrets
+import weakref
 from collections.abc import Callable
-from contextlib import suppress
 from typing import TypeVar
 
 from fiberq.abc import Capabilities, Credentials, Transport
 from fiberq.errors import TransportError
 
 from .client import Client
-from .closing import Closable
 from .server import Server
 
 __all__ = ["StreamTransport"]
 
 AnySocket = TypeVar("AnySocket", Client, Server)
 
-_open: set[Closable] = set()
-"""All sockets of this process that are not closed."""
-
-
-def _let_go_of_inherited() -> None:
-    """In a forked child: else its copies would keep connections alive whose process has died."""
-    for each in _open:
-        with suppress(OSError):
-            each.let_go()
-    _open.clear()
-
-
-os.register_at_fork(after_in_child=_let_go_of_inherited)
+_transports: weakref.WeakSet[StreamTransport] = weakref.WeakSet()
+"""All of this process: each lives as long as one of its sockets."""
 
 
 class StreamTransport(Transport):
     capabilities = Capabilities(schemes=("ipc", "tcp"), authenticates=True, forks=True)
 
     def __init__(self) -> None:
-        self._sockets: set[Closable] = set()
+        self._sockets: set[Client | Server] = set()
+        _transports.add(self)
 
     def server(self, credentials: Credentials | None = None) -> Server:
         return self._make(Server, credentials)
@@ -57,6 +47,10 @@ class StreamTransport(Transport):
         for each in list(self._sockets):
             each.close()
 
+    def let_go(self) -> None:
+        for each in list(self._sockets):
+            each.let_go()
+
     def _make(self, kind: Callable[..., AnySocket], credentials: Credentials | None) -> AnySocket:
         if credentials is not None:
             from . import tls  # Only now: it takes a while, and most processes need none.
@@ -67,9 +61,16 @@ class StreamTransport(Transport):
         except OSError as error:
             raise TransportError(f"stream: no more sockets: {error.strerror}") from error
         self._sockets.add(made)
-        _open.add(made)
         return made
 
-    def _forget(self, closed: Closable) -> None:
+    def _forget(self, closed: Client | Server) -> None:
         self._sockets.discard(closed)
-        _open.discard(closed)
+
+
+def _let_go_of_inherited() -> None:
+    """In a forked child: else its copies would keep connections alive whose process has died."""
+    for each in list(_transports):
+        each.let_go()
+
+
+os.register_at_fork(after_in_child=_let_go_of_inherited)

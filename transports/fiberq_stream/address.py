@@ -9,6 +9,7 @@ import re
 import socket
 import stat
 import time
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from fiberq.errors import AddressError, TransportError
@@ -24,17 +25,30 @@ Where = tuple[socket.AddressFamily, Any]
 
 
 def resolve(address: str) -> list[Where]:
-    """Return the places that an address stands for, the best first. Raises `OSError` for an unknown host."""
+    """Return the places that an address stands for, the best first. Raises `OSError` for an unknown host.
+
+    To look up a host's name takes as long as the system's resolver likes. A numeric host is not looked up.
+    """
     ipc, tcp = IPC.fullmatch(address), TCP.fullmatch(address)
     try:
         if ipc and len(os.fsencode(ipc["path"])) <= LONGEST_PATH:
             return [(socket.AF_UNIX, ipc["path"])]
         if tcp and int(tcp["port"]) <= 65_535:
-            found = socket.getaddrinfo(tcp["six"] or tcp["host"], int(tcp["port"]), type=socket.SOCK_STREAM)
+            host, port, stream = tcp["six"] or tcp["host"], int(tcp["port"]), socket.SOCK_STREAM
+            try:
+                found = socket.getaddrinfo(host, port, type=stream, flags=socket.AI_NUMERICHOST)
+            except socket.gaierror:
+                found = socket.getaddrinfo(host, port, type=stream)
             return [(family, where) for family, _, _, _, where in found]
     except UnicodeError:
         pass  # No such path, or no such host name, can be.
     raise AddressError(f"stream: neither tcp://host:port nor ipc:///path, of {LONGEST_PATH} bytes at most: {address!r}")
+
+
+def drop(sock: socket.socket) -> None:
+    """Close a socket's descriptor, and forget its number. In a forked child the core may have closed it before."""
+    with suppress(OSError):
+        os.close(sock.detach())
 
 
 def no_delay(sock: socket.socket) -> None:
@@ -67,8 +81,8 @@ class Listener(NamedTuple):
             sock.close()
             raise
 
-    def remove_file(self) -> None:
-        """Remove the file, if it is still this listener's."""
+    def withdraw(self) -> None:
+        """Listen no more, and remove the file, if it is still this listener's: the descriptor may be in use for now."""
         if self.file is not None:
             path, *mine = self.file
             try:
@@ -77,6 +91,8 @@ class Listener(NamedTuple):
                     os.unlink(path)
             except OSError:
                 pass  # Somebody removed it first.
+        with suppress(OSError):
+            self.sock.shutdown(socket.SHUT_RDWR)
 
 
 def _listen_at_path(sock: socket.socket, path: str) -> tuple[str, int, int]:
@@ -96,6 +112,7 @@ def _listen_at_path(sock: socket.socket, path: str) -> tuple[str, int, int]:
         file = os.lstat(path)
         return path, file.st_dev, file.st_ino
     finally:
+        fcntl.flock(directory, fcntl.LOCK_UN)  # A child that another thread is just forking would keep it.
         os.close(directory)
 
 

@@ -1,103 +1,146 @@
-"""One connected socket after the greeting: whole messages in and out, and nothing that blocks."""
+"""One connected socket after the greeting: whole messages in and out.
+
+A signal handler may raise between any two instructions of Python. But none runs while a function written in C does, and
+so `list.extend(map(system call, its arguments))` has either not happened, or has noted its result. All that follows
+works on copies, and takes effect by one assignment. So a call that was interrupted can be made again, and its place in
+the stream is not lost. OpenSSL's state cannot be copied: with TLS, a call that is interrupted ends the connection.
+"""
 
 from __future__ import annotations
 
 import socket
-from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from fiberq.abc import Buffer
 
-from .framing import CHUNK, Ended, Reader, frame
+from .framing import NOTHING, Ended, Half, cut, frame, make_room
 
 if TYPE_CHECKING:
     from .tls import Tls
 
+Made = TypeVar("Made")
+End = TypeVar("End")
+
+CHUNK = 65_536
+"""Bytes that one read asks for."""
 GATHERED = 128
 """The most buffers that one call sends; the system's own limit is 1024."""
 # A process that wants to be killed by SIGPIPE does not mean this socket.
-NO_SIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)
+AT_ONCE = socket.MSG_DONTWAIT | getattr(socket, "MSG_NOSIGNAL", 0)
 
 
-class Connection:
-    """Reading, by one thread at a time, does not disturb writing, by one thread at a time.
+class Connection(Generic[Made, End]):
+    """Reading, by one thread at a time, does not disturb writing, by one thread at a time."""
 
-    Each method raises `Ended` when the connection is over. One that a signal handler's exception cut short may have
-    lost its place in the stream, so that is its end, too.
-    """
-
-    def __init__(self, sock: socket.socket, tls: Tls | None) -> None:
+    def __init__(self, sock: socket.socket, tls: Tls | None, make: Callable[[list[Buffer]], Made], end: End) -> None:
         self.sock = sock
         self._tls = tls
-        self._reader = Reader()
-        self._outbox: deque[bytes | memoryview] = deque()
-        self._torn = False
+        self._make, self._end = make, end
+        self._in: tuple[Half | None, list[bytes | int], Iterator[Made | End]] = NOTHING, [], iter(())
+        """Half a message (`None` after the end), what was read after it, and what is whole and was not fetched."""
+        self._out: tuple[list[bytes | memoryview], list[int]] = [], []
+        """What is to be sent, and how many bytes of it were."""
+        self._decrypting = self._encrypting = False
 
-    def pull(self) -> list[list[Buffer]]:
-        """Read once; return the messages that are whole now."""
-        if self._torn:
-            raise Ended
+    @property
+    def whole(self) -> Iterator[Made | End]:
+        """What `pull` brought, for one `extend`: messages, each of them once, and after the last one the end."""
+        return self._in[2]
+
+    @property
+    def ended(self) -> bool:
+        return self._in[0] is None
+
+    def pull(self) -> None:
+        """Read once, which blocks if the socket does."""
+        half, arrived, _ = self._in
+        if half is None:
+            return
         try:
-            if self._tls is None and (room := self._reader.room()) is not None:
-                count = self.sock.recv_into(room)
-                del room
-                if count:
-                    return self._reader.fill(count)
+            if self._decrypting:
                 raise Ended
-            data = self.sock.recv(CHUNK)
-            if not data:
-                raise Ended
-            return self._reader.feed(data if self._tls is None else self._tls.open(data))
+            if not arrived:
+                self._read(half, arrived)
+            messages, half = self._understand(half, arrived[0])
+            self._in = half, [], iter([self._make(parts) for parts in messages])
+            self._decrypting = False
         except BlockingIOError:
-            return []
-        except OSError as error:
-            raise Ended from error
-        except BaseException:
-            self._tear()
-            raise
+            pass
+        except (Ended, OSError, MemoryError) as error:
+            if of_handler(error):
+                raise
+            self._in = None, [], iter([self._end])
+
+    def _read(self, half: Half, arrived: list[bytes | int]) -> None:
+        if half.large is None or half.due is None or self._tls is not None:
+            arrived.extend(map(self.sock.recv, (CHUNK,)))
+        else:
+            make_room(half.large, half.filled, half.due[-1])
+            with memoryview(half.large) as view, view[half.filled :] as room:  # What is in view cannot grow.
+                arrived.extend(map(self.sock.recv_into, (room,), (len(room),), (socket.MSG_WAITALL,)))
+
+    def _understand(self, half: Half, got: bytes | int) -> tuple[list[list[Buffer]], Half]:
+        if not got:
+            raise Ended
+        if isinstance(got, int):
+            return cut(half._replace(filled=half.filled + got), b"")
+        if self._tls is None:
+            return cut(half, got)
+        self._decrypting = True
+        return cut(half, self._tls.open(got))
 
     def push(self, parts: Sequence[Buffer]) -> bool:
         """Send a message, or keep what the system does not take now, for `flush`; whether nothing is kept."""
         buffers = frame(parts)
-        idle = not self._outbox
         if self._tls is None:
-            self._outbox.extend(buffers)
-            return idle and self.flush()
-        try:
-            for sealed in self._tls.seal(buffers):
-                self._outbox.append(sealed)
-                idle = idle and self.flush()
-        except Ended:
-            raise
-        except BaseException:
-            self._tear()
-            raise
-        return idle
+            self._out[0].extend(buffers)
+            return self.flush()
+        if self._encrypting:
+            self._hang_up()
+            return True
+        self._encrypting = True
+        for sealed in self._tls.seal(buffers):
+            self._out[0].append(sealed)
+            done = self.flush()
+        self._encrypting = False
+        return done
 
     def flush(self) -> bool:
-        """Send what was kept, as far as the system takes it; whether nothing is kept any more."""
-        outbox = self._outbox
-        try:
-            while outbox:
-                sent = self.sock.sendmsg(list(islice(outbox, GATHERED)), (), NO_SIGNAL)
-                while outbox and sent >= len(outbox[0]):
-                    sent -= len(outbox.popleft())
-                if sent:
-                    outbox[0] = memoryview(outbox[0])[sent:]
-        except BlockingIOError:
-            return False
-        except OSError as error:
-            outbox.clear()
-            raise Ended from error
-        except BaseException:
-            self._tear()
-            raise
+        """Send what was kept, as far as the system takes it; whether nothing is kept any more.
+
+        What cannot reach the other side any more is dropped: reading tells, after all that arrived from there.
+        """
+        while self._out[0]:
+            kept, sent = self._out
+            try:
+                if not sent:
+                    sent.extend(map(self.sock.sendmsg, (kept[:GATHERED],), ((),), (AT_ONCE,)))
+                self._out = _after(kept, sent[0]), []
+            except BlockingIOError:
+                return False
+            except OSError as error:
+                if of_handler(error):
+                    raise
+                self._hang_up()
         return True
 
-    def _tear(self) -> None:
-        self._torn = True
+    def _hang_up(self) -> None:
         with suppress(OSError):
-            self.sock.shutdown(socket.SHUT_RDWR)
+            self.sock.shutdown(socket.SHUT_WR)
+        self._out = [], []
+
+
+def of_handler(error: BaseException) -> bool:
+    """Whether this is no error of the system's: a signal handler may raise a `TimeoutError`, say."""
+    return isinstance(error, OSError) and error.errno is None
+
+
+def _after(buffers: list[bytes | memoryview], count: int) -> list[bytes | memoryview]:
+    """What is left of them without their first `count` bytes."""
+    for at, buffer in enumerate(buffers):
+        if count < len(buffer):
+            return [memoryview(buffer)[count:], *buffers[at + 1 :]]
+        count -= len(buffer)
+    return []

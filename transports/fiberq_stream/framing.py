@@ -1,16 +1,18 @@
-"""How messages lie in a stream of bytes: the number of parts, the length of each, then the parts themselves."""
+"""How messages lie in a stream of bytes: the number of parts, the length of each, then the parts themselves.
+
+Both functions are pure but for the large part that is being received: what they return says where to go on.
+"""
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from fiberq.abc import MAX_PARTS, Buffer
 
 SMALL = 16_384
 """Bytes up to which a copy is cheaper than one more buffer, or one more system call."""
-CHUNK = 65_536
-"""Bytes that one read asks for."""
 CREDIT = 1_048_576
 """Bytes that are allocated on the word of a header alone; beyond, at most as many as have arrived already."""
 HEADERS = [struct.Struct(f"!B{count}Q") for count in range(MAX_PARTS + 1)]
@@ -37,75 +39,66 @@ def _flat(part: Buffer) -> memoryview:
         return memoryview(view.tobytes())
 
 
-class Reader:
-    """Cuts what arrives into messages."""
+class Half(NamedTuple):
+    """A message that has not arrived whole."""
 
-    def __init__(self) -> None:
-        self._rest = b""
-        self._parts: list[Buffer] = []
-        self._due: list[int] | None = None
-        """The lengths of the parts that are still to come, the last one first; `None` before a header."""
-        self._large = bytearray()
-        """The part that is being received, if it is a large one: it is read into its final buffer."""
-        self._filled = 0
+    parts: Sequence[Buffer] = ()
+    due: Sequence[int] | None = None
+    """The lengths of the parts that are still to come, the last one first; `None` before a header."""
+    rest: bytes = b""
+    """The beginning of a header, or of a small part."""
+    large: bytearray | None = None
+    """A large part is read into its final buffer, up to `filled` so far."""
+    filled: int = 0
 
-    def room(self) -> memoryview | None:
-        """Return the place for what arrives next, for `fill`; `None` when it is for `feed`."""
-        if not self._large:
-            return None
-        assert self._due is not None
-        if self._filled == len(self._large):
-            self._large += bytes(min(self._filled, self._due[-1] - self._filled))
-        return memoryview(self._large)[self._filled :]
 
-    def fill(self, count: int) -> list[list[Buffer]]:
-        """Know that `count` bytes have arrived in `room()`; return the messages that are whole now."""
-        assert self._due is not None
-        self._filled += count
-        if self._filled < self._due[-1]:
-            return []
-        self._due.pop()
-        self._parts.append(self._large)
-        self._large, self._filled = bytearray(), 0
-        return self.feed(b"")
+NOTHING = Half()
 
-    def feed(self, data: bytes) -> list[list[Buffer]]:
-        """Take what has arrived; return the messages that are whole now."""
-        messages: list[list[Buffer]] = []
-        while data and (room := self.room()) is not None:
-            count = min(len(room), len(data))
-            room[:count] = data[:count]
-            del room  # A buffer in view cannot grow.
-            data = data[count:]
-            messages += self.fill(count)
-        if self._large:
-            return messages
-        if self._rest:
-            data = self._rest + data
-        at, end = 0, len(data)
-        while True:
-            if self._due is None:
-                if at == end:
-                    break
-                if data[at] > MAX_PARTS:
-                    raise Ended("nonsense")
-                header = HEADERS[data[at]]
-                if end - at < header.size:
-                    break
-                self._due = list(header.unpack_from(data, at)[:0:-1])
-                at += header.size
-            while self._due and end - at >= self._due[-1]:
-                length = self._due.pop()
-                self._parts.append(data[at : at + length])
-                at += length
-            if self._due:
-                if self._due[-1] > SMALL:
-                    self._large = bytearray(min(self._due[-1], CREDIT))
-                    self._filled = end - at
-                    self._large[: self._filled] = data[at:]
-                    at = end
+
+def make_room(large: bytearray, filled: int, length: int) -> None:
+    """See to it that something fits in behind `filled`, for a part that has `length` bytes when it is whole."""
+    if filled == len(large):
+        large += bytes(min(filled, length - filled))
+
+
+def cut(half: Half, data: bytes) -> tuple[list[list[Buffer]], Half]:
+    """Return the messages that are whole when `data` has arrived after `half` of one, and what is left."""
+    messages: list[list[Buffer]] = []
+    parts, due = list(half.parts), None if half.due is None else list(half.due)
+    large, filled = half.large, half.filled
+    data = half.rest + data if half.rest else data
+    at, end = 0, len(data)
+    while True:
+        if due is None:
+            if at == end:
                 break
-            messages.append(self._parts)
-            self._parts, self._due = [], None
-        self._rest = data[at:]
-        return messages
+            if data[at] > MAX_PARTS:
+                raise Ended("nonsense")
+            header = HEADERS[data[at]]
+            if end - at < header.size:
+                break
+            due = list(header.unpack_from(data, at)[:0:-1])
+            at += header.size
+        while due:
+            if large is None and end - at >= due[-1]:
+                parts.append(data[at : at + due[-1]])
+                at += due.pop()
+                continue
+            if due[-1] <= SMALL:
+                break
+            large = bytearray(min(due[-1], CREDIT)) if large is None else large
+            while at < end and filled < due[-1]:
+                make_room(large, filled, due[-1])
+                count = min(len(large) - filled, end - at)
+                large[filled : filled + count] = data[at : at + count]
+                filled, at = filled + count, at + count
+            if filled < due[-1]:
+                break
+            parts.append(large)
+            due.pop()
+            large, filled = None, 0
+        if due:
+            break
+        messages.append(parts)
+        parts, due = [], None
+    return messages, Half(parts, due, data[at:], large, filled) if due is not None or at < end else NOTHING

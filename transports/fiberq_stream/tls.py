@@ -14,7 +14,10 @@ from functools import cache
 from fiberq.abc import Buffer
 from fiberq.errors import TransportError
 
-from .framing import CHUNK, Ended
+from .framing import Ended
+
+PIECE = 65_536
+"""Bytes that are encrypted or decrypted at once."""
 
 
 @cache
@@ -61,7 +64,7 @@ class Tls:
             left = memoryview(buffer)
             while left:
                 with self._lock:
-                    left = left[self._ssl.write(left[:CHUNK]) :]
+                    left = left[self._ssl.write(left[:PIECE]) :]
                     sealed = self._outgoing.read()
                 yield sealed
 
@@ -71,7 +74,7 @@ class Tls:
         with self._lock:
             self._incoming.write(data)
             try:
-                while piece := self._ssl.read(CHUNK):
+                while piece := self._ssl.read(PIECE):
                     plain.append(piece)
             except ssl.SSLWantReadError:
                 pass
