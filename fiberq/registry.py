@@ -173,12 +173,13 @@ def _describe(target: str) -> str:
 
 
 def _unknown(name: str, installed: list[str]) -> str:
-    from difflib import get_close_matches
+    from .nearest import nearest
 
-    nearest = get_close_matches(name, installed, 1, 0)
-    if not nearest:
+    if not installed:
         return f"no transport is named {name!r}: none is installed; reinstall fiberq, or install a plug-in"
-    return f"no transport is named {name!r}; installed: {', '.join(installed)}; the nearest is {nearest[0]}"
+    near = nearest(name, installed)
+    meant = f"; the nearest is {near}" if near else ""
+    return f"no transport is named {name!r}; installed: {', '.join(installed)}{meant}"
 
 
 def _duplicate(entries: Iterable[EntryPoint]) -> str:

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from fiberq import registry
+from fiberq.nearest import nearest
 
 from .report import Report, Result
-from .rules import RULES
+from .rules import AREAS, RULES
 
 __all__ = ["Recorder", "chosen_rules"]
 
@@ -26,12 +27,11 @@ _ENDS = {"passed": 0, "skipped": 1, "failed": 2}
 def chosen_rules(words: Iterable[str]) -> list[str]:
     """The ids that are meant by ids, by the letters of an area, or by nothing: all. Raises `ValueError`."""
     wanted = [word.upper() for each in words for word in each.split(",") if word]
-    known = {*RULES, *(each.partition("-")[0] for each in RULES)}
+    known = {*RULES, *AREAS}
     if unknown := [each for each in wanted if each not in known]:
-        from difflib import get_close_matches
-
-        near = get_close_matches(unknown[0], sorted(known), 1, 0)
-        raise ValueError(f"there is no rule {unknown[0]!r}; the nearest is {near[0]}; RULES.md lists all")
+        near = nearest(unknown[0], sorted(known))
+        meant = f"the nearest is {near}" if near else f"the areas are {', '.join(AREAS)}"
+        raise ValueError(f"there is no rule {unknown[0]!r}; {meant}; RULES.md lists all")
     return [each for each in RULES if not wanted or each in wanted or each.partition("-")[0] in wanted]
 
 

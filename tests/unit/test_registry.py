@@ -98,6 +98,13 @@ def test_an_unknown_name_is_answered_with_the_installed_ones_and_the_nearest(ins
     assert issubclass(UnknownTransport, FiberqError)
 
 
+def test_a_name_that_is_like_no_installed_one_is_answered_with_no_nearest() -> None:
+    with pytest.raises(UnknownTransport, match=r"'rabbits'; installed: ((?!nearest).)*$"):
+        registry.load("rabbits")
+    with pytest.raises(UnknownTransport, match="'ZMQ'; installed: .*; the nearest is zmq$"):
+        registry.load("ZMQ")
+
+
 def test_without_any_plug_in_the_error_says_to_install_one(monkeypatch: pytest.MonkeyPatch) -> None:
     clear()
     monkeypatch.setattr("importlib.metadata.entry_points", lambda **_: [])
