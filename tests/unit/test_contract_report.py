@@ -153,7 +153,7 @@ def test_rules_are_chosen_by_id_or_area() -> None:
     ]
     with pytest.raises(ValueError, match="no rule 'ROUTES'; the nearest is ROUTE"):
         chosen_rules(["ROUTES"])
-    with pytest.raises(ValueError, match="no rule 'XYZZY'; the areas are CAP, REG, .*; RULES.md lists all"):
+    with pytest.raises(ValueError, match=r"no rule 'XYZZY'; the areas are CAP, REG, .*; RULES.md lists all"):
         chosen_rules(["xyzzy"])
 
 
