@@ -37,6 +37,7 @@ from fiberq.protocol.reader import FRESH, Reader
 from fiberq.protocol.session import drain
 from fiberq.protocol.writer import SMALL, Item, Writer
 from fiberq.protocol.writer import size as size_of
+from fiberq.registry import make_client
 from fiberq.settings import config
 from fiberq.shield import ShieldedLock, block_signals
 from fiberq.tree import Endpoint
@@ -1017,7 +1018,7 @@ class Link:
     # -- connecting --
 
     def _connect(self, timeout: float) -> ClientSocket:
-        socket = self._transport.client()
+        socket = make_client(self.endpoint.target, self._transport)
         try:
             socket.connect(self.endpoint.address, timeout)
         except BaseException:

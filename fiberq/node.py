@@ -20,7 +20,7 @@ from typing import Any, Final
 from fiberq.abc import Message, ServerSocket, Transport
 from fiberq.errors import FiberqError, TransportError
 from fiberq.protocol.broker import Broker
-from fiberq.registry import make
+from fiberq.registry import make, make_server
 
 BURST: Final = 64
 """Messages that are taken in before what they caused is sent."""
@@ -71,7 +71,7 @@ def main(settings: dict[str, Any]) -> None:
         threading.Thread(target=_watch, args=(parent, directory), daemon=True).start()
         try:
             transport = make(settings["target"])
-            server = transport.server()
+            server = make_server(settings["target"], transport)
             address = _bind(transport, server, directory)
             answer = {"address": address, "directory": directory}
         except Exception as error:

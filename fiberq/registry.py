@@ -8,23 +8,28 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cache
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
-from .abc import API_VERSION, Capabilities, Transport
+from .abc import API_VERSION, Capabilities, ClientSocket, ServerSocket, Transport
 from .errors import TransportLoadError, UnknownTransport
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
-__all__ = ["GROUP", "Plugin", "available", "load", "load_target", "make", "resolve"]
+__all__ = ["GROUP", "Plugin", "available", "load", "load_target", "make", "make_client", "make_server", "resolve"]
+
+T = TypeVar("T")
 
 GROUP = "fiberq.transports"
 
 _EXTRAS = {"pynng": 'pip install "fiberq[nng]"'}
 """What installs the module that a first-party transport may miss."""
+
+_ABSTRACT = re.compile(r"Can't instantiate abstract class (?P<owner>\S+) with.* abstract methods? (?P<missing>.+)")
+"""What Python says of a class that lacks methods; the words differ from version to version."""
 
 
 class Plugin(NamedTuple):
@@ -92,15 +97,46 @@ def make(target: str) -> Transport:
     transport_class = load_target(target)
     try:
         return transport_class()
-    except Exception as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         raise TransportLoadError(
             f"{_describe(target)} cannot be made: {type(error).__name__}: {error}; "
             f"its constructor takes no arguments, and must work in every process"
         ) from error
 
 
+def make_server(target: str, transport: Transport) -> ServerSocket:
+    """Return a server socket of `transport`, an instance of `target`. Raises `TransportLoadError` if its class lacks
+    methods."""
+    return _socket(target, transport.server, ServerSocket.__abstractmethods__)
+
+
+def make_client(target: str, transport: Transport) -> ClientSocket:
+    """Return a client socket of `transport`, an instance of `target`. Raises `TransportLoadError` if its class lacks
+    methods."""
+    return _socket(target, transport.client, ClientSocket.__abstractmethods__)
+
+
+def _socket(target: str, make: Callable[[], T], methods: frozenset[str]) -> T:
+    try:
+        socket = make()
+    except TypeError as error:
+        found = _ABSTRACT.match(str(error))
+        if found is None:
+            raise
+        raise _unfinished(target, found["missing"].replace("'", ""), found["owner"]) from error
+    if missing := sorted(each for each in methods if not hasattr(socket, each)):
+        raise _unfinished(target, ", ".join(missing), type(socket).__qualname__)
+    return socket
+
+
+def _unfinished(target: str, missing: str, owner: str) -> TransportLoadError:
+    return TransportLoadError(f"{_describe(target)} is not usable: define {missing} in {owner}")
+
+
 def available() -> list[Plugin]:
-    """Return all installed plug-ins, sorted by name, whether they load or not. Imports every one of them.
+    """Return all installed plug-ins, sorted by name, whether they load or not. Imports each, makes one and closes it.
 
     Never raises for a broken one: its `Plugin.error` says what is wrong.
     """
@@ -133,13 +169,21 @@ def available() -> list[Plugin]:
 
 
 class _Candidate:
-    """An entry point as stevedore sees it: loading it also checks it, and raises nothing but `TransportLoadError`."""
+    """An entry point as stevedore sees it: loading it also tries it, and raises nothing but `TransportLoadError`."""
 
     def __init__(self, name: str, entry: EntryPoint) -> None:
         self.name, self.entry = name, entry
 
     def load(self) -> type[Transport]:
-        return load_target(self.entry.value)
+        target = self.entry.value
+        transport = make(target)
+        try:
+            transport.close()
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            raise TransportLoadError(f"{_describe(target)} cannot be closed: {_cause(error, target)}") from error
+        return load_target(target)
 
 
 def _plugin(entry: EntryPoint, found: type[Transport] | None, error: str | None) -> Plugin:
@@ -173,12 +217,13 @@ def _describe(target: str) -> str:
 
 
 def _unknown(name: str, installed: list[str]) -> str:
-    from difflib import get_close_matches
+    from .nearest import nearest
 
-    nearest = get_close_matches(name, installed, 1, 0)
-    if not nearest:
+    if not installed:
         return f"no transport is named {name!r}: none is installed; reinstall fiberq, or install a plug-in"
-    return f"no transport is named {name!r}; installed: {', '.join(installed)}; the nearest is {nearest[0]}"
+    near = nearest(name, installed)
+    meant = f"; the nearest is {near}" if near else ""
+    return f"no transport is named {name!r}; installed: {', '.join(installed)}{meant}"
 
 
 def _duplicate(entries: Iterable[EntryPoint]) -> str:

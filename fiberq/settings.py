@@ -15,7 +15,6 @@ from .errors import ConfigError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
     from typing import Any
 
 __all__ = ["Config", "UnknownSettingError", "config"]
@@ -189,15 +188,17 @@ def _parse(kind: str, text: str) -> Any:
         return text
 
 
-def _nearest(name: str, known: Iterable[str]) -> str:
-    from difflib import get_close_matches
+def _meant(key: str, *, variable: bool = False) -> str:
+    """What to write instead of the unknown `key`, as a key or as an environment variable."""
+    from .nearest import nearest
 
-    matches = get_close_matches(name, known, 1, 0) or [""]
-    return f"the nearest is {matches[0]}"
+    names = {key: setting.variable if variable else key for key, setting in _SETTINGS.items()}
+    near = nearest(key, names)
+    return f"the nearest is {names[near]}" if near else f"the settings are {', '.join(names.values())}"
 
 
 def _unknown_setting(name: str) -> UnknownSettingError:
-    return UnknownSettingError(f"fiberq.config has no setting {name!r}; {_nearest(name.lower(), _SETTINGS)}")
+    return UnknownSettingError(f"fiberq.config has no setting {name!r}; {_meant(name)}")
 
 
 def _setting(name: str) -> _Setting:
@@ -215,8 +216,8 @@ def _check_environment_names() -> None:
     known = [setting.variable for setting in _SETTINGS.values()]
     for name in list(os.environ):
         if name.startswith("FIBERQ_") and not name.startswith("FIBERQ__") and name not in known:
-            nearest = _nearest(name.upper(), known)
-            raise ConfigError(f"the environment variable {name} names no setting of fiberq; {nearest}")
+            meant = _meant(name.removeprefix("FIBERQ_"), variable=True)
+            raise ConfigError(f"the environment variable {name} names no setting of fiberq; {meant}")
     _environment_names_checked = True
 
 
@@ -281,7 +282,7 @@ def _read_table(path: str) -> dict[str, Any] | None:
 
 def _check_entry(key: str, value: object, path: str) -> Any:
     if key not in _SETTINGS:
-        raise ConfigError(f"{path} has the key {key!r}, which is no setting of fiberq; {_nearest(key, _SETTINGS)}")
+        raise ConfigError(f"{path} has the key {key!r}, which is no setting of fiberq; {_meant(key)}")
     return _SETTINGS[key].check(value, path)
 
 

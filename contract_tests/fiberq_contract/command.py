@@ -16,7 +16,7 @@ from fiberq import registry
 from fiberq.errors import FiberqError
 
 from .recorder import chosen_rules
-from .report import STYLES, Report, compare, dump_json, dump_junit, dump_markdown
+from .report import STYLES, Report, compare, dump_json, dump_junit, dump_markdown, side_by_side
 from .rules import Rule
 from .run import run as run_suite
 
@@ -39,7 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Test; return 0 if each transport keeps every rule that it must keep, 1 if not, 2 for a wrong argument."""
+    """Test; return 0 if each transport keeps every rule that it must keep, 1 if not, 2 for a wrong argument, such as
+    rules of which none can be tested."""
     names = list(dict.fromkeys([*arguments.transport, *arguments.compare]))
     if not names:
         installed = ", ".join(each.name for each in registry.available())
@@ -71,7 +72,9 @@ def run(arguments: argparse.Namespace) -> int:
             arguments.output.write_text(text + "\n", encoding="utf-8")
         else:
             print(text)
-    return int(not all(each.right for each in reports))
+    if not all(each.right for each in reports):
+        return 1
+    return 0 if any(each.tested for each in reports) else 2
 
 
 def _refuse(text: str) -> int:
@@ -106,10 +109,15 @@ def _test(console: Console, name: str, rules: Sequence[str], quick: bool) -> Rep
 
 
 def _print_comparison(console: Console, reports: Sequence[Report]) -> None:
+    if not console.is_terminal:
+        console.print()
+        for line in side_by_side(reports):
+            console.print(Text(line))
+        return
     table = Table("rule", *(each.transport for each in reports), "sentence", title="side by side", title_justify="left")
     for rule, statuses in compare(reports):
         table.add_row(rule.id, *(Text(each, style=STYLES.get(each, "dim")) for each in statuses), rule.sentence)
-    console.print(table, soft_wrap=False, width=None if console.is_terminal else 160)
+    console.print(table, soft_wrap=False)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

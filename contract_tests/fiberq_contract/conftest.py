@@ -25,9 +25,6 @@ from .recorder import Recorder
 
 SECRET = Credentials(b"a secret that no message may show")
 
-HANG = 60
-"""Seconds that a test may take before it is taken for hanging."""
-
 _RECORDER = pytest.StashKey[Recorder]()
 _HERE = os.path.dirname(os.path.abspath(__file__))
 
@@ -51,12 +48,13 @@ def transport_class(config: pytest.Config) -> type[Transport]:
     """The class under test."""
     name = config.getoption("--transport", None)
     if name is None:
-        raise pytest.UsageError("pass --transport NAME")
+        raise pytest.UsageError("fiberq_contract tests a transport: pass --transport NAME")
     return registry.load(name)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "wire" in metafunc.fixturenames:
+    # Without a transport there is nothing to test; raised here, that would be told once for each module.
+    if "wire" in metafunc.fixturenames and metafunc.config.getoption("--transport", None) is not None:
         capabilities = transport_class(metafunc.config).capabilities
         marker = metafunc.definition.get_closest_marker
         only = marker("scheme")
@@ -80,6 +78,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in ours:
         # Whatever the project that runs the suite has set: a transport that leaks or crashes a thread is wrong.
         item.add_marker(pytest.mark.filterwarnings("error"), append=False)
+    if ours:
+        transport_class(config)  # says once that none is named
     recorder = config.stash[_RECORDER]
     unwanted = [item for item in ours if not recorder.wants(item)]
     if unwanted:
@@ -123,11 +123,12 @@ def watchdog(request: pytest.FixtureRequest) -> Iterator[None]:
     """End a test that hangs: first with an exception, then, where that does not get through, with the whole run."""
 
     def bark(_number: int, _frame: FrameType | None) -> None:
-        raise AssertionError(f"{request.node.name} hangs")
+        raise AssertionError(f"{request.node.name} hangs, for {limit} s")
 
     before = signal.signal(signal.SIGALRM, bark)
-    signal.alarm(HANG)
-    faulthandler.dump_traceback_later(HANG + 10, exit=True)
+    limit = request.config.stash[_RECORDER].limit
+    signal.alarm(limit)
+    faulthandler.dump_traceback_later(limit + 10, exit=True)
     yield
     faulthandler.cancel_dump_traceback_later()
     signal.alarm(0)

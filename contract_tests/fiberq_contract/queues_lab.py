@@ -187,7 +187,7 @@ def crew(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
     main: Any = sys.modules["__main__"]
     monkeypatch.setattr(main, "__spec__", None)  # workers need not import pytest
     monkeypatch.delattr(main, "__file__", raising=False)
-    signal.alarm(_HANG)  # the watchdog's handler is there, and takes it off
+    signal.alarm(min(_HANG, signal.alarm(0)))  # the watchdog's handler is there, and takes it off
     config.update(transport=name, node=None)
     crew = Crew(request.getfixturevalue("method") if "method" in request.fixturenames else "spawn")
     try:

@@ -5,20 +5,27 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pytest
 
 from fiberq import registry
+from fiberq.nearest import nearest
 
 from .report import Report, Result
-from .rules import RULES
+from .rules import AREAS, RULES
 
 __all__ = ["Recorder", "chosen_rules"]
 
 MAX_LINE = 240
 """Characters of a line of what was seen: more is the print of some large message."""
+
+HANG = 60
+"""Seconds that a test may take before it is taken for hanging."""
+
+HANG_AGAIN = 20
+"""The same where another test of the transport has hung."""
 
 _ENDS = {"passed": 0, "skipped": 1, "failed": 2}
 
@@ -26,12 +33,11 @@ _ENDS = {"passed": 0, "skipped": 1, "failed": 2}
 def chosen_rules(words: Iterable[str]) -> list[str]:
     """The ids that are meant by ids, by the letters of an area, or by nothing: all. Raises `ValueError`."""
     wanted = [word.upper() for each in words for word in each.split(",") if word]
-    known = {*RULES, *(each.partition("-")[0] for each in RULES)}
+    known = {*RULES, *AREAS}
     if unknown := [each for each in wanted if each not in known]:
-        from difflib import get_close_matches
-
-        near = get_close_matches(unknown[0], sorted(known), 1, 0)
-        raise ValueError(f"there is no rule {unknown[0]!r}; the nearest is {near[0]}; RULES.md lists all")
+        near = nearest(unknown[0], sorted(known))
+        meant = f"the nearest is {near}" if near else f"the areas are {', '.join(AREAS)}"
+        raise ValueError(f"there is no rule {unknown[0]!r}; {meant}; RULES.md lists all")
     return [each for each in RULES if not wanted or each in wanted or each.partition("-")[0] in wanted]
 
 
@@ -45,10 +51,9 @@ class Recorder:
             self._rules = set(chosen_rules(config.getoption("--fiberq-rule", [])))
         except ValueError as error:
             raise pytest.UsageError(f"--fiberq-rule: {error}") from error
-        self._done: set[str] = set()
-        if self._path is not None and os.path.exists(self._path):
-            with open(self._path, encoding="utf-8") as file:
-                self._done = {event["result"][0] for event in map(json.loads, file) if "result" in event}
+        before = list(_results(self._path))
+        self._done = {each.test for each in before}
+        self._hung = any(map(_hung, before))
         self._phases: dict[str, Result] = {}
         self.report: Report | None = None
         name = config.getoption("--transport", None)
@@ -71,6 +76,11 @@ class Recorder:
             self.report.plan(tests)
         self._tell(plan=tests)
 
+    @property
+    def limit(self) -> int:
+        """Seconds that the next test may take."""
+        return HANG_AGAIN if self._hung else HANG
+
     def start(self, item: pytest.Item) -> None:
         self._tell(start=_name(item))
 
@@ -86,6 +96,7 @@ class Recorder:
         if report.when == "teardown" and self.report is not None and _rules(item):
             self.report.add(self._phases[name])
             self.report.seconds = time.monotonic() - self._started
+            self._hung = self._hung or _hung(self._phases[name])
             self._tell(result=self._phases[name])
 
     def end(self) -> None:
@@ -95,6 +106,17 @@ class Recorder:
         if self._path is not None:
             with open(self._path, "a", encoding="utf-8") as file:
                 file.write(json.dumps(event) + "\n")
+
+
+def _results(path: str | None) -> Iterator[Result]:
+    """What the processes before this one have found out."""
+    if path is not None and os.path.exists(path):
+        with open(path, encoding="utf-8") as file:
+            yield from (Result(*event["result"]) for event in map(json.loads, file) if "result" in event)
+
+
+def _hung(result: Result) -> bool:
+    return result.outcome == "failed" and result.seconds >= HANG_AGAIN
 
 
 def _name(item: pytest.Item) -> str:

@@ -13,7 +13,7 @@ from fiberq.abc import Capabilities
 
 from .rules import AREAS, RULES, Rule
 
-__all__ = ["Report", "Result", "compare", "dump_json", "dump_junit", "dump_markdown"]
+__all__ = ["Report", "Result", "compare", "dump_json", "dump_junit", "dump_markdown", "side_by_side"]
 
 Status: TypeAlias = Literal["holds", "broken", "not tested", "does not apply", "untestable"]
 
@@ -23,7 +23,15 @@ GOOD: Final = ("holds", "does not apply", "untestable")
 """What a transport may be, and still be right."""
 
 MANY: Final = 4
-"""Where more rules than that are broken by the same error, it is told once."""
+"""Where more rules than that are broken by the same error, or not tested for one reason, it is told once."""
+
+LISTED: Final = 8
+"""So many of those are told with their sentences."""
+
+NODE_AREAS: Final = ("PUSH", "PULL", "PIPE", "QUEUE")
+"""What is tested on a node."""
+
+WARNING: Final = "bold yellow"
 
 STYLES: Final = {"holds": "green", "broken": "bold red", "not tested": "yellow"}
 
@@ -53,21 +61,21 @@ class Report:
         self.seconds = 0.0
         self._results: dict[str, Result] = {}
         self._tests: dict[str, list[str]] = {}
-        self._finished: set[str] = set()
+        self.stopped = ""
+        """Why the tests did not go on to the end."""
 
     def plan(self, tests: Mapping[str, Sequence[str]]) -> None:
-        """Take note of the tests that will run, and of the rules that each one proves."""
+        """Take note of the tests that will run, and of the rules that each one proves; what is known stays."""
         for test, rules in tests.items():
             for each in rules:
-                self._tests.setdefault(each, []).append(test)
+                known = self._tests.setdefault(each, [])
+                known += [test] * (test not in known)
 
     def add(self, result: Result) -> list[Rule]:
         """Take in how a test ended, and return the rules that are decided by that."""
         self._results[result.test] = result
         proved = [each for each in self.rules if result.test in self._tests.get(each.id, ()) and self._runs(each)]
-        decided = [each for each in proved if all(test in self._results for test in self._tests[each.id])]
-        self._finished.update(each.id for each in decided)
-        return decided
+        return [each for each in proved if all(test in self._results for test in self._tests[each.id])]
 
     def _runs(self, rule: Rule) -> bool:
         return rule.testable and rule.applies(self.capabilities)
@@ -81,10 +89,27 @@ class Report:
             return "untestable"
         if not rule.applies(self.capabilities):
             return "does not apply"
-        results = self.results(rule)
         if self._failures(rule):
             return "broken"
-        return "holds" if any(each.outcome != "skipped" for each in results) else "not tested"
+        if self._left_out(rule):
+            return "not tested"
+        return "holds" if any(each.outcome != "skipped" for each in self.results(rule)) else "not tested"
+
+    def _left_out(self, rule: Rule) -> bool:
+        """Whether the run was stopped before all tests of the rule were done."""
+        return bool(self.stopped) and any(each not in self._results for each in self._tests.get(rule.id, ()))
+
+    def why(self, rule: Rule) -> str:
+        """Why a rule does not apply, or was not tested; empty for another one."""
+        status = self.status(rule)
+        if status == "does not apply":
+            return rule.because(self.capabilities)
+        if status == "untestable":
+            return rule.level.partition(", ")[2]
+        if status != "not tested":
+            return ""
+        skipped = {each.seen for each in self.results(rule) if each.outcome == "skipped"}
+        return self.stopped if self._left_out(rule) else "; ".join(sorted(skipped)) or "no test of it ran"
 
     def _failures(self, rule: Rule) -> list[Result]:
         failed = [each for each in self.results(rule) if each.outcome == "failed"]
@@ -94,6 +119,11 @@ class Report:
     def right(self) -> bool:
         """Whether every rule that the transport must keep holds."""
         return all(self.status(each) in GOOD for each in self.rules)
+
+    @property
+    def tested(self) -> bool:
+        """Whether any of the rules applies, so that something was there to be tested."""
+        return any(map(self._runs, self.rules))
 
     def having(self, status: Status) -> list[Rule]:
         return [each for each in self.rules if self.status(each) == status]
@@ -119,15 +149,24 @@ class Report:
         for error, rules in self._causes():
             lines.append(("", ""))
             if len(rules) > MANY:
-                ids = ", ".join(each.id for each in rules)
-                lines += [(f"BROKEN, by one error: {error}", STYLES["broken"]), (f"  {ids}", "")]
+                lines += self._account_for_many(error, rules)
             else:
                 lines += [line for each in rules for line in self._account(each)]
+        for reason, rules in self._reasons():
+            ids = ", ".join(each.id for each in rules)
+            told = f"NOT TESTED {ids}: {reason}" if len(rules) <= MANY else f"NOT TESTED: {reason}\n  {ids}"
+            lines += [("", "")] * (len(rules) > MANY)
+            lines += [(line, STYLES["not tested"]) for line in told.splitlines()]
+        lines += [("", ""), *((line, "") for line in self._switched())]
+        lines += [(f"WARNING: {each}", WARNING) for each in self.warnings()]
+        return [*lines, (self._verdict(), "bold")]
+
+    def _reasons(self) -> list[tuple[str, list[Rule]]]:
+        """The rules that were not tested, by the reason."""
+        reasons: dict[str, list[Rule]] = {}
         for each in self.having("not tested"):
-            reasons = sorted({result.seen for result in self.results(each) if result.outcome == "skipped"})
-            lines.append((f"NOT TESTED {each.id}: {'; '.join(reasons) or 'no test of it ran'}", STYLES["not tested"]))
-        lines += [("", ""), *((line, "") for line in self._switched()), (self._counts(), "bold")]
-        return lines
+            reasons.setdefault(self.why(each), []).append(each)
+        return list(reasons.items())
 
     def _causes(self) -> list[tuple[str, list[Rule]]]:
         """The broken rules, by the first error of each."""
@@ -149,6 +188,30 @@ class Report:
         lines.append((f"  Again: fiberq contract {self.transport} --rule {rule.id}", "dim"))
         return lines
 
+    def _account_for_many(self, error: str, rules: Sequence[Rule]) -> list[tuple[str, str]]:
+        """One error in many tests: as a rule something that all of them need."""
+        first = rules[0]
+        result = self._failures(first)[0]
+        lines = [(f"BROKEN, {len(rules)} rules by one error: {error}", STYLES["broken"])]
+        lines += [(f"  {each.id}: {each.sentence}", "") for each in rules[:LISTED]]
+        if len(rules) > LISTED:
+            lines.append((f"  and {', '.join(each.id for each in rules[LISTED:])}", ""))
+        lines.append((f"  First seen in {result.test}", ""))
+        lines += [(f"    {line}", "dim") for line in result.seen.splitlines()[1:30]]
+        lines.append((f"  Hint: all of these need what failed first. To {first.id}: {first.hint}", "cyan"))
+        lines.append((f"  Again: fiberq contract {self.transport} --rule {first.id}", "dim"))
+        return lines
+
+    def warnings(self) -> list[str]:
+        """What its author must know, although no rule is broken."""
+        without = [each for each in self.rules if each.area in NODE_AREAS and not each.applies(self.capabilities)]
+        if not without:
+            return []
+        return [
+            f"{self.transport} declares no ipc:// addresses, at which a program's own node listens: queues and pipes "
+            f"cannot run on it there, and none was tested ({len(without)} rules)"
+        ]
+
     def _switched(self) -> list[str]:
         """Which capability switched what."""
         switched: dict[str, dict[bool, list[str]]] = {}
@@ -162,11 +225,16 @@ class Report:
             lines.append(f"{because}: {'; '.join(parts)}")
         return lines
 
-    def _counts(self) -> str:
+    def _verdict(self) -> str:
+        if not self.tested:
+            told = "; ".join(f"{each.id}: {self.status(each)} ({self.why(each)})" for each in self.rules[:MANY])
+            return f"NOTHING WAS TESTED of {self.transport}: no chosen rule can be: {told}"
         found = [(len(self.having(status)), status) for status in STATUSES]
         words = [f"{count} {status}" for count, status in found if count]
         verdict = "keeps" if self.right else "breaks"
         scope = "the contract" if len(self.rules) == len(RULES) else "the chosen rules"
+        if self.right and self.warnings():
+            scope += " for sockets, and runs no queues and pipes"
         if self.right and self.quick:
             scope += ", as far as a quick run can tell"
         return f"{self.transport} {verdict} {scope}: {', '.join(words)} ({self.seconds:.0f} s)"
@@ -184,6 +252,9 @@ class Report:
             "quick": self.quick,
             "seconds": round(self.seconds, 3),
             "right": self.right,
+            "tested": self.tested,
+            "stopped": self.stopped,
+            "warnings": self.warnings(),
             "rules": [
                 {
                     "id": each.id,
@@ -192,6 +263,7 @@ class Report:
                     "hint": each.hint,
                     "status": self.status(each),
                     "because": each.because(self.capabilities),
+                    "why": self.why(each),
                     "tests": [result._asdict() for result in self.results(each)],
                 }
                 for each in self.rules
@@ -222,13 +294,12 @@ def dump_junit(reports: Sequence[Report]) -> str:
                 suite, "testcase", classname=report.transport, name=each.id, time=f"{seconds:.3f}"
             )
             if status in ("does not apply", "untestable"):
-                why = each.because(report.capabilities) or each.level
-                ElementTree.SubElement(case, "skipped", message=f"{status}: {why}")
+                ElementTree.SubElement(case, "skipped", message=f"{status}: {report.why(each)}")
             elif status != "holds":
                 kind = "failure" if status == "broken" else "error"
                 problem = ElementTree.SubElement(case, kind, message=f"{status}: {each.sentence}")
                 told = [f"{result.test}: {result.seen}" for result in results if result.outcome != "passed"]
-                problem.text = _printable("\n\n".join([*told, f"Hint: {each.hint}"]))
+                problem.text = _printable("\n\n".join(filter(None, [report.why(each), *told, f"Hint: {each.hint}"])))
     ElementTree.indent(root)
     return ElementTree.tostring(root, encoding="unicode", xml_declaration=True)
 
@@ -258,7 +329,7 @@ def dump_markdown(reports: Sequence[Report]) -> str:
     ]
     area = ""
     for rule, statuses in compare(reports):
-        if area != (area := AREAS[rule.id.partition("-")[0]]):
+        if area != (area := AREAS[rule.area]):
             lines += [
                 "",
                 f"## {area}",
@@ -273,6 +344,24 @@ def dump_markdown(reports: Sequence[Report]) -> str:
 def _declared(capabilities: Capabilities) -> str:
     named = [f"{name}={value}" for name, value in capabilities._asdict().items() if name != "schemes"]
     return ", ".join([*capabilities.schemes, *named])
+
+
+def side_by_side(reports: Sequence[Report]) -> list[str]:
+    """The same as lines of plain text, of any length: for a file or a pipe."""
+    names = [each.transport for each in reports]
+    widths = [max(map(len, (name, *STATUSES))) for name in names]
+    compared = compare(reports)
+    differ = [rule.id for rule, statuses in compared if len({*statuses}) > 1]
+
+    def row(first: str, cells: Sequence[str], last: str) -> str:
+        padded = [f"{cell:{width}}" for cell, width in zip(cells, widths, strict=True)]
+        return "  ".join([f"{first:9}", *padded, last])
+
+    return [
+        row("rule", names, "sentence"),
+        *(row(rule.id, statuses, rule.sentence) for rule, statuses in compared),
+        f"They differ in {len(differ)} of {len(compared)} rules{': ' * bool(differ)}{', '.join(differ)}",
+    ]
 
 
 def compare(reports: Sequence[Report]) -> list[tuple[Rule, list[Status]]]:

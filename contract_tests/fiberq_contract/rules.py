@@ -36,6 +36,11 @@ class Rule(NamedTuple):
     tests: tuple[str, ...]
 
     @property
+    def area(self) -> str:
+        """The letters of its id."""
+        return self.id.partition("-")[0]
+
+    @property
     def testable(self) -> bool:
         return not self.level.startswith("untestable")
 

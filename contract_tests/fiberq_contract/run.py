@@ -36,6 +36,11 @@ LAST_WORDS: Final = 16
 MAX_DEATHS: Final = 10
 """So many times the tests go on in a new process; then the rest stays untested."""
 
+MAX_WASTE: Final = 180.0
+"""Seconds that tests which fail may take altogether; then the rest stays untested. A right transport wastes none."""
+
+NEXT: Final = ", so the run was stopped; mend what is broken first, or test the rest with --rule"
+
 
 def run(
     name: str,
@@ -52,35 +57,61 @@ def run(
     """
     target, capabilities = registry.resolve(name), registry.load(name).capabilities
     report = Report(name, target, capabilities, rules, quick)
-    started = time.monotonic()
-
-    def note(result: Result) -> None:
-        report.seconds = time.monotonic() - started
-        for each in report.add(result):
-            on_decided(report, each)
-
+    run = _Run(report, on_start, on_decided)
     with tempfile.TemporaryDirectory(prefix="fq") as directory:
-        for deaths in range(MAX_DEATHS + 1):
-            running, news = "", False
+        for _ in range(MAX_DEATHS + 1):
             with contextlib.closing(_Tests(report, Path(directory))) as tests:
-                for event in tests.events():
-                    if "plan" in event and not deaths:
-                        report.plan(event["plan"])
-                    elif "start" in event:
-                        running, since = event["start"], time.monotonic()
-                        on_start(running)
-                    elif "result" in event:
-                        running, news = "", True
-                        note(Result(*event["result"]))
-                    elif "end" in event:
-                        return report
-            if running:
-                dead = Result(running, "failed", time.monotonic() - since, tests.story())
-                note(dead)
-                tests.skip(dead)
-            elif not news:
-                raise FiberqError(f"the tests did not run: {tests.story()}")
+                ended = any(map(run.ends_with, tests.events()))
+            if not ended:
+                run.died(tests)
+            if ended or report.stopped:
+                return report
+    report.stopped = f"the process of the tests died {MAX_DEATHS + 1} times{NEXT}"
     return report
+
+
+class _Run:
+    """Takes in what happens, whichever process of pytest tells it."""
+
+    def __init__(
+        self, report: Report, on_start: Callable[[str], None], on_decided: Callable[[Report, Rule], None]
+    ) -> None:
+        self._report, self._on_start, self._on_decided = report, on_start, on_decided
+        self._began = self._test_began = time.monotonic()
+        self._test = ""
+        self._any_news = False
+        self._wasted = 0.0
+
+    def ends_with(self, event: dict[str, Any]) -> bool:
+        """Take in an event; whether nothing comes after it."""
+        if "plan" in event:
+            self._report.plan(event["plan"])
+        elif "start" in event:
+            self._test, self._test_began = event["start"], time.monotonic()
+            self._on_start(self._test)
+        elif "result" in event:
+            self._test = ""
+            self._note(Result(*event["result"]))
+        return "end" in event or bool(self._report.stopped)
+
+    def died(self, tests: _Tests) -> None:
+        """The process is gone before its end: a test killed it."""
+        if self._test:
+            dead = Result(self._test, "failed", time.monotonic() - self._test_began, tests.story())
+            self._test = ""
+            self._note(dead)
+            tests.skip(dead)
+        elif not self._any_news:
+            raise FiberqError(f"the tests did not run: {tests.story()}")
+
+    def _note(self, result: Result) -> None:
+        self._any_news = True
+        self._report.seconds = time.monotonic() - self._began
+        for each in self._report.add(result):
+            self._on_decided(self._report, each)
+        self._wasted += result.seconds if result.outcome == "failed" else 0.0
+        if self._wasted > MAX_WASTE:
+            self._report.stopped = f"tests that fail or hang took {self._wasted:.0f} s altogether{NEXT}"
 
 
 class _Tests:

@@ -1,4 +1,4 @@
-"""``fiberq transports``: what is installed, where it comes from, what it can do, and what failed to load and why."""
+"""``fiberq transports``: what is installed, where it comes from, what it can do, and why one cannot be used."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the installed transports; return 1 if one of them failed to load, else 0."""
+    """Print the installed transports; return 1 if one of them cannot be used, else 0."""
     plugins = available()
     if arguments.json:
         import json
@@ -49,7 +49,7 @@ def _print_table(plugins: Sequence[Plugin]) -> None:
                     plugin.name,
                     f"{plugin.distribution} {plugin.version}",
                     f"{plugin.target}\n{plugin.location}",
-                    "failed to load" if plugin.capabilities is None else _summary(plugin.capabilities),
+                    "cannot be used" if plugin.capabilities is None else _summary(plugin.capabilities),
                 )
             )
         )

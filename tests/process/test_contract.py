@@ -72,6 +72,16 @@ def test_a_transport_that_ends_the_process_breaks_a_rule_and_the_rest_is_tested(
     assert "the process of the tests ended with status 0" in rules["ADDR-3"]["tests"][0]["seen"]
 
 
+def test_without_a_transport_pytest_says_once_to_name_one(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--pyargs", "fiberq_contract"]
+    path = os.pathsep.join(each for each in sys.path if each)
+    ran = subprocess.run(
+        command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=50
+    )
+    assert (ran.stdout + ran.stderr).count("--transport NAME") == 1
+    assert ran.returncode == pytest.ExitCode.USAGE_ERROR
+
+
 def test_what_is_declared_false_must_not_work(contract: Any) -> None:
     status, rules = contract("cannot-fork", "--quick", "--rule", "PROC-1,PROC-3")
     assert status == 1

@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import pytest
 from fiberq_contract.command import main
 from fiberq_contract.recorder import chosen_rules
-from fiberq_contract.report import Report, Result, compare, dump_json, dump_junit, dump_markdown
+from fiberq_contract.report import Report, Result, compare, dump_json, dump_junit, dump_markdown, side_by_side
 from fiberq_contract.rules import RULES, BrokenRule
 
 from fiberq.abc import Capabilities
@@ -105,7 +105,56 @@ def test_one_error_that_breaks_many_rules_is_told_once() -> None:
         made.add(failed(each))
     told = words(made)
     assert told.count("BROKEN") == told.count("1 != 2") == 1
-    assert "MSG-1, MSG-2" in told
+    assert f"\n  CAP-1: {RULES['CAP-1'].sentence}\n  CAP-2: {RULES['CAP-2'].sentence}\n" in told
+    assert "  and ADDR-5, ADDR-6, " in told
+    assert "  First seen in CAP-1\n    at somewhere\n" in told
+    assert RULES["CAP-1"].hint in told
+    assert "fiberq contract mine --rule CAP-1" in told
+
+
+def test_what_a_stopped_run_left_out_is_not_tested_and_says_why() -> None:
+    made = report(*passed("b", "c"))
+    made.stopped = "it died often"
+    assert statuses(made)["MSG-1"] == statuses(made)["MSG-2"] == statuses(made)["PROC-1"] == "not tested"
+    assert statuses(made)["ROUTE-1"] == "holds"
+    assert "NOT TESTED MSG-1, MSG-2, PROC-1: it died often" in words(made)
+    rules = {each["id"]: each for each in json.loads(dump_json([made]))["rules"]}
+    assert rules["PROC-1"]["why"] == "it died often"
+    assert rules["ROUTE-1"]["why"] == ""
+    assert dump_junit([made]).count("it died often") == 3
+
+
+def test_one_reason_that_leaves_many_rules_untested_is_told_once() -> None:
+    made = Report("mine", "my_package:Mine", CAPABILITIES, RULES, quick=False)
+    made.plan({each: [each] for each in RULES})
+    made.stopped = "it died often"
+    assert "NOT TESTED: it died often\n  CAP-1, CAP-2, " in words(made)
+    assert words(made).count("it died often") == 1
+
+
+def test_a_transport_on_which_no_node_can_listen_comes_with_a_warning() -> None:
+    made = Report("mine", "my_package:Mine", Capabilities(("tcp",)), RULES, quick=False)
+    tests = [each.id for each in made.rules if each.testable and each.applies(made.capabilities)]
+    made.plan({each: [each] for each in tests})
+    for each in passed(*tests):
+        made.add(each)
+    assert made.right
+    warning = "mine declares no ipc:// addresses, at which a program's own node listens: queues and pipes cannot run"
+    assert f"WARNING: {warning}" in words(made)
+    assert "29 rules" in words(made)
+    assert "mine keeps the contract for sockets, and runs no queues and pipes: " in words(made)
+    assert warning in json.loads(dump_json([made]))["warnings"][0]
+    assert "WARNING" not in words(report(*passed("a", "b", "c", "d")))
+
+
+def test_where_no_chosen_rule_applies_the_report_says_that_nothing_was_tested() -> None:
+    made = Report("mine", "my_package:Mine", CAPABILITIES, ["PROC-3", "AUTH-8"], quick=False)
+    made.plan({})
+    assert not made.tested
+    told = words(made)
+    assert "NOTHING WAS TESTED of mine" in told
+    assert "PROC-3: does not apply (forks=True); AUTH-8: untestable (because " in told
+    assert "keeps" not in told
 
 
 def test_json_holds_all_of_it() -> None:
@@ -140,6 +189,16 @@ def test_transports_side_by_side() -> None:
     assert found["PROC-1"] == ["holds", "does not apply"]
 
 
+def test_side_by_side_as_plain_text_cuts_nothing_off() -> None:
+    both = [report(failed("c"), *passed("a", "b", "d")), report(*passed("a", "b", "c", "d"))]
+    first, *lines, last = side_by_side(both)
+    assert first.split() == ["rule", "mine", "mine", "sentence"]
+    assert len(lines) == len(CHOSEN)
+    assert all(line.endswith(f"  {RULES[each].sentence}") for each, line in zip(CHOSEN, lines, strict=True))
+    assert len({line.index(RULES[each].sentence) for each, line in zip(CHOSEN, lines, strict=True)}) == 1
+    assert last == "They differ in 1 of 7 rules: ROUTE-1"
+
+
 def test_markdown_has_a_column_for_each_transport() -> None:
     told = dump_markdown([report(failed("c"), *passed("a", "b", "d")), report(*passed("a", "b", "c", "d"))])
     assert "## Routing\n\n| rule | | tests | mine | mine |" in told
@@ -153,6 +212,8 @@ def test_rules_are_chosen_by_id_or_area() -> None:
     ]
     with pytest.raises(ValueError, match="no rule 'ROUTES'; the nearest is ROUTE"):
         chosen_rules(["ROUTES"])
+    with pytest.raises(ValueError, match=r"no rule 'XYZZY'; the areas are CAP, REG, .*; RULES.md lists all"):
+        chosen_rules(["xyzzy"])
 
 
 @pytest.mark.parametrize(
@@ -168,3 +229,15 @@ def test_rules_are_chosen_by_id_or_area() -> None:
 def test_wrong_arguments_are_refused(arguments: list[str], text: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments) == 2
     assert text in capsys.readouterr().err
+
+
+def test_a_run_that_could_test_nothing_has_the_status_2(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["stream", "--rule", "AUTH-8,PROC-3"]) == 2
+    assert "NOTHING WAS TESTED of stream" in capsys.readouterr().out
+
+
+def test_a_comparison_that_is_piped_has_whole_sentences(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--compare", "stream", "zmq", "--rule", "CAP-1,CAP-2", "--quick"]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    for each in ("CAP-1", "CAP-2"):
+        assert any(line.startswith(f"{each} ") and line.endswith(RULES[each].sentence) for line in shown)

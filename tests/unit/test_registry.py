@@ -98,6 +98,13 @@ def test_an_unknown_name_is_answered_with_the_installed_ones_and_the_nearest(ins
     assert issubclass(UnknownTransport, FiberqError)
 
 
+def test_a_name_that_is_like_no_installed_one_is_answered_with_no_nearest() -> None:
+    with pytest.raises(UnknownTransport, match=r"'rabbits'; installed: ((?!nearest).)*$"):
+        registry.load("rabbits")
+    with pytest.raises(UnknownTransport, match=r"'ZMQ'; installed: .*; the nearest is zmq$"):
+        registry.load("ZMQ")
+
+
 def test_without_any_plug_in_the_error_says_to_install_one(monkeypatch: pytest.MonkeyPatch) -> None:
     clear()
     monkeypatch.setattr("importlib.metadata.entry_points", lambda **_: [])
@@ -183,6 +190,73 @@ def test_a_constructor_that_raises_is_an_error_with_plug_in_and_advice(install: 
         registry.make(registry.resolve("fake"))
     assert "the transport 'fake' (plugin_a:Good, from dist-a 1.2) cannot be made: TypeError: " in str(caught.value)
     assert "its constructor takes no arguments" in str(caught.value)
+
+
+def test_available_makes_one_of_each_and_closes_it(install: Install) -> None:
+    source = f"{dedent(GOOD)}    def __init__(self): self.told = told.append('made')\n"
+    source = source.replace("def close(self): pass", "def close(self): told.append('closed')") + "told = []\n"
+    install("dist-a", "1.2", module="plugin_a", source=source, fake="plugin_a:Good")
+    assert [plugin.error for plugin in registry.available() if plugin.name == "fake"] == [None]
+    assert importlib.import_module("plugin_a").told == ["made", "closed"]
+
+
+@pytest.mark.parametrize(
+    ("method", "told"),
+    [
+        ("__init__(self): raise SystemExit(3)", "cannot be made: SystemExit: 3; its constructor"),
+        ("__init__(self): 1 / 0", "cannot be made: ZeroDivisionError: division by zero; its constructor"),
+        ("close(self): 1 / 0", "cannot be closed: ZeroDivisionError: division by zero"),
+    ],
+)
+def test_available_says_what_is_wrong_with_one_that_cannot_be_made_or_closed(
+    install: Install, method: str, told: str
+) -> None:
+    install("dist-a", "1.2", module="plugin_a", source=f"{dedent(GOOD)}    def {method}\n", fake="plugin_a:Good")
+    install("dist-b", module="plugin_b", fake_other="plugin_b:Good")
+    found = {plugin.name: plugin for plugin in registry.available()}
+    assert f"the transport 'fake' (plugin_a:Good, from dist-a 1.2) {told}" in (found["fake"].error or "")
+    assert found["fake"].capabilities is None
+    assert found["fake_other"].error is None
+
+
+@pytest.mark.parametrize("make", [registry.make_server, registry.make_client])
+@pytest.mark.parametrize("base", ["abc", "object"])
+def test_a_socket_that_lacks_methods_is_an_error_that_says_which(install: Install, make: Any, base: str) -> None:
+    source = """
+        from fiberq.abc import Capabilities, ClientSocket, ServerSocket, Transport
+        class Server(ServerSocket):
+            def recv(self, timeout): pass
+            def send(self, peer, parts): pass
+        class Client(ClientSocket):
+            def recv(self, timeout): pass
+            def send(self, parts): pass
+            def fileno(self): pass
+        class Good(Transport):
+            capabilities = Capabilities(("ipc",))
+            def server(self, credentials=None): return Server()
+            def client(self, credentials=None): return Client()
+            def bind_any(self, directory): return ()
+            def close(self): pass
+    """
+    if base == "object":
+        source = source.replace("(ServerSocket)", "").replace("(ClientSocket)", "")
+    install("dist-a", "1.2", module="plugin_a", source=source, fake="plugin_a:Good")
+    target = registry.resolve("fake")
+    with pytest.raises(TransportLoadError) as caught:
+        make(target, registry.make(target))
+    missing = "bind, close in Server" if make is registry.make_server else "close, connect in Client"
+    assert f"the transport 'fake' (plugin_a:Good, from dist-a 1.2) is not usable: define {missing}" in str(caught.value)
+
+
+def test_another_type_error_of_a_socket_stays_what_it_is(install: Install) -> None:
+    install(
+        "dist-a",
+        module="plugin_a",
+        source=dedent(GOOD).replace("raise NotImplementedError", "1 + ''"),
+        a="plugin_a:Good",
+    )
+    with pytest.raises(TypeError, match="unsupported operand"):
+        registry.make_server("plugin_a:Good", registry.make("plugin_a:Good"))
 
 
 def test_available_lists_every_plug_in_and_the_broken_break_no_other(install: Install) -> None:

@@ -221,6 +221,14 @@ def test_an_unknown_key_in_code_is_an_error_of_both_kinds_that_names_the_nearest
     assert isinstance(caught.value, FiberqError)
 
 
+def test_a_key_that_is_like_no_other_is_answered_with_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "'xyzzy'; the settings are transport, " in message(lambda: config.update(xyzzy=1))
+    monkeypatch.setenv("FIBERQ_XYZZY", "1")
+    found = message(config.validate)
+    assert "nearest" not in found
+    assert "the settings are FIBERQ_TRANSPORT, " in found
+
+
 def test_an_unknown_variable_is_an_error_at_the_first_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FIBERQ_USE_PUSHQUEUE", "1")
     for what in (lambda: config.linger, lambda: config.source("linger"), config.validate):
