@@ -33,6 +33,7 @@ class _Line:
         self._target = target
         self._futures: deque[asyncio.Future[None]] = deque()
         self._bell = -1
+        self._asks = False  # the node is about to be told how many wait
         self._woken = 0  # coroutines that are to run, and have not yet
 
     async def wait(self, again: bool) -> None:
@@ -42,6 +43,9 @@ class _Line:
         if self._bell < 0:
             self._bell = bell
             self._loop.add_reader(bell, self._wake)
+        if not self._asks:
+            self._asks = True
+            self._loop.call_soon(self._ask)
         future: asyncio.Future[None] = self._loop.create_future()
         if again:
             self._futures.appendleft(future)
@@ -58,6 +62,12 @@ class _Line:
             if not (self._futures or self._woken):
                 _lines[self._loop].pop(self._target, None)
             self._link.end_wait(self._target)
+
+    def _ask(self) -> None:
+        """Tell the node once of all that began to wait in this turn of the loop."""
+        self._asks = False
+        if self._futures:
+            self._link.ask_for(self._target)
 
     def _wake(self) -> None:
         """The bell rings: wake as many as there is something for, or, where there is an error, all."""

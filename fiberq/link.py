@@ -541,22 +541,27 @@ class Link:
 
     def begin_wait(self, target: Reader | Writer) -> int:
         """One more coroutine waits for an item, or for room and a slot; return a descriptor that is readable while
-        there may be one, until `end_wait`."""
+        there may be one, until `end_wait`. `ask_for` is to be called next, once for several."""
         with self._lock:
             self._check()
             self._listen(target)
+            waiter = target if isinstance(target, Reader) else target.permits
+            if waiter is not None:
+                waiter.waiting += 1
+            return self._bells[target].fileno()
+
+    def ask_for(self, target: Reader | Writer) -> None:
+        """Tell the node how many coroutines wait."""
+        with self._lock:
             now, session = time.monotonic(), self._client.session
             if isinstance(target, Reader):
-                target.waiting += 1
                 target.ask(session, now)
             elif target.permits is not None:
-                target.permits.waiting += 1
                 self._progress(target.channel, now)
                 target.permits.ask(session, now)
             self._transmit(now)
             self._ring(target)
             self._hurry_io_thread()
-            return self._bells[target].fileno()
 
     def end_wait(self, target: Reader | Writer) -> None:
         """A coroutine waits no more."""
