@@ -7,6 +7,7 @@ import gc
 import json
 import multiprocessing
 import os
+import select
 import subprocess
 import sys
 import threading
@@ -191,6 +192,21 @@ def fork(stage: Stage) -> None:
     check_echo(another, b"a new client after the fork")
     another.close()
     kit.check_server(stage)
+    kit.close()
+    stage.tell("done")
+
+
+def fork_unnoticed(stage: Stage) -> None:
+    """Use the transport, fork, and see that the descriptor tells of nothing, since nothing has come."""
+    kit = Kit(stage)
+    check_echo(kit.client, b"before the fork")
+    descriptor = kit.client.fileno()
+    _generation(stage, 1, kit)
+    poller = select.poll()
+    poller.register(descriptor, select.POLLIN)
+    if poller.poll(50):
+        raise AssertionError("the client's descriptor is readable though nothing has come since the fork")
+    check_echo(kit.client, b"after the fork")
     kit.close()
     stage.tell("done")
 

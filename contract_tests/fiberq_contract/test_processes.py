@@ -33,6 +33,17 @@ def test_three_generations_of_forks_work(lab: Lab, how: str) -> None:
     child.expect_exit(5)
 
 
+@rule("PROC-6")
+@pytest.mark.parametrize("how", ["os._exit", "multiprocessing"])
+def test_the_parents_descriptor_does_not_notice_a_fork(lab: Lab, how: str) -> None:
+    if not lab.capabilities.forks:
+        pytest.skip("declares that it cannot fork")
+    address = lab.child("serve").expect("address")
+    child = lab.child("fork_unnoticed", address=address, how=how)
+    child.expect("done")
+    child.expect_exit(5)
+
+
 @rule("PROC-3")
 def test_a_transport_that_cannot_fork_says_so_in_the_child(lab: Lab) -> None:
     if lab.capabilities.forks:

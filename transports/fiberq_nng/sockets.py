@@ -98,10 +98,12 @@ class Waiter:
             self._release()
 
     def abandon(self) -> None:
-        """`close` in a forked child, where the threads that waited or held the lock are not."""
+        """Let go of the descriptors in a forked child, where the threads that waited or held the lock are not. The
+        pipe is the parent's: what is written to it wakes the parent."""
         self._lock = threading.RLock()
         self._waiting = 0
-        self.close()
+        self._closed = True
+        self._release()
 
     def _release(self) -> None:
         if self._closed and not self._waiting and not self._both.closed:

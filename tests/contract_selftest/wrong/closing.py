@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 from fiberq.abc import MIN_QUEUED, Buffer, Message, PeerLost
 from fiberq.errors import ClosedError, ConnectError, TransportError
 
-from .right import Client, Right, Server, length, path_of
+from .right import Client, FlagClient, Right, Server, length, path_of
 
 
 class ClosesAnUnboundServerOnce(Right):
@@ -329,6 +329,29 @@ class RemovesTheParentsFiles(Right):
 def _unlink(path: str) -> None:
     with contextlib.suppress(FileNotFoundError):
         os.unlink(path)
+
+
+flags: weakref.WeakSet[FlagClient] = weakref.WeakSet()
+
+
+def set_flags() -> None:
+    for client in flags:
+        client.flag.set()
+
+
+os.register_at_fork(after_in_child=set_flags)
+
+
+class WakesTheParent(Right):
+    """A forked child sets the flags of the clients that it inherited, which are the parent's, too."""
+
+    breaks = "PROC-6"
+    needs = frozenset({"forks"})
+
+    class Client(FlagClient):
+        def set_up(self) -> None:
+            super().set_up()
+            flags.add(self)
 
 
 class ForksOnce(Right):
