@@ -296,7 +296,7 @@ def echo_once(name: str, secret: bytes | None, address: str, line: Connection) -
     transport.close()
 
 
-ROLES = {each.__name__: each for each in (talk, crowd, chatter, serve, abandon, fork, fork_refused)}
+ROLES = {each.__name__: each for each in (talk, crowd, chatter, serve, abandon, fork, fork_unnoticed, fork_refused)}
 
 
 if __name__ == "__main__":
