@@ -58,10 +58,12 @@ class _Line:
                 self._futures.remove(future)
             else:
                 self._woken -= 1
-            self._listen_no_more()
-            if not (self._futures or self._woken):
-                _lines[self._loop].pop(self._target, None)
-            self._link.end_wait(self._target)
+            try:
+                self._listen_no_more()  # raises where the loop was closed while this waited
+            finally:
+                if not (self._futures or self._woken):
+                    _lines[self._loop].pop(self._target, None)
+                self._link.end_wait(self._target)
 
     def _ask(self) -> None:
         """Tell the node once of all that began to wait in this turn of the loop."""

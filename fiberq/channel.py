@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pickle import dumps, loads
 from threading import get_ident
@@ -83,11 +83,11 @@ class Channel:
 
     def put(self, obj: object, sync: bool = False, timeout: float | None = None) -> bool:
         """Put an object; return whether a bounded queue had room for it within `timeout` seconds."""
-        item = dumps(obj, 5) if type(obj) in SIMPLE else encode(obj)
         writer = self._writer
-        if writer is not None and writer.full and not sync and type(item) is bytes and len(item) < SMALL:
-            if writer.permits is not None and not self._permit(writer, timeout):
-                return False
+        if writer is None or writer.permits is not None:
+            return self._put_first(obj, sync, timeout)
+        item = dumps(obj, 5) if type(obj) in SIMPLE else encode(obj)
+        if writer.full and not sync and type(item) is bytes and len(item) < SMALL:
             items = writer.items
             items.append(item)
             # Whoever opens the way lowers `full` before he looks at `items`, and we look in the other order.
@@ -96,18 +96,33 @@ class Channel:
                 return True
             self._link.relieve(writer)  # type: ignore[union-attr]
             return True
-        return self._put(item, sync, timeout)
+        self._put(item, sync)
+        return True
 
-    def _put(self, item: Item, sync: bool, timeout: float | None) -> bool:
+    def _put_first(
+        self, obj: object, sync: bool, timeout: float | None, encode: Callable[[Any], Item] = encode
+    ) -> bool:
+        """`put` into a bounded queue, or one that this handle has not put into before."""
         link, writer = self.attach(), self._attached_writer()
-        if writer.permits is not None:
+        if writer.permits is None:
+            self._put(encode(obj), sync)
+            return True
+        if not self._permit(writer, timeout):
+            return False
+        try:  # pickled only now: handles in it are on their way from then on
+            item = encode(obj)
             link.check_size(item)
-            if not self._permit(writer, timeout):
-                return False
+        except BaseException:
+            writer.permits.free.append(None)
+            raise
+        self._put(item, sync)
+        return True
+
+    def _put(self, item: Item, sync: bool) -> None:
+        link, writer = self.attach(), self._attached_writer()
         link.put(writer, item)
         if sync:
             link.flush([writer], None)
-        return True
 
     def put_many(self, objs: Iterable[object], timeout: float | None = None) -> int:
         """Put objects, all of which are pickled first; return how many a bounded queue had room for in `timeout`."""
@@ -141,12 +156,8 @@ class Channel:
         """Take a slot of a bounded queue; return whether there was one in time."""
         permits = writer.permits
         assert permits is not None
-        if len(permits.free) > permits.low and not permits.waiting and writer.ended is None:
-            try:
-                permits.free.pop()
-                return True
-            except IndexError:
-                pass
+        if len(permits.free) > permits.low and not permits.waiting and writer.ended is None and permits.take():
+            return True
         return self._link.permit(writer, _deadline(timeout))  # type: ignore[union-attr]
 
     def get(self, timeout: float | None = None) -> Any:
@@ -202,7 +213,7 @@ class Channel:
 
     def put_bytes(self, message: bytes | memoryview) -> None:
         """Put what `get_bytes` returns as it is; a memoryview has the format "B"."""
-        self._put(encode_bytes(message), False, None)
+        self._put_first(message, False, None, encode_bytes)
 
     def get_bytes(self) -> Buffer:
         """The next item as bytes: what `put_bytes` was given, or a pickle of what `put` was given."""

@@ -135,10 +135,14 @@ class Link:
         """
         answer = _granted(self.ask(op="create", channel=channel, kind=kind, name=name))
         number = int(answer["channel"])
+        if name is not None:  # an older handle on it may just have been let go of
+            for sides in handles:
+                self.hold(number, sides, None)
+            return number
         with self._lock:
             self._learn({number: kind}, [number] if answer["shut"] else [])
             for sides in handles:
-                self._handles[number, sides] = self._handles.get((number, sides), 0) + 1
+                self._handles[number, sides] = 1
         return number
 
     def hold(self, channel: int, sides: str, token: str | None) -> None:
@@ -293,19 +297,14 @@ class Link:
         def step(now: float) -> bool | None:
             nonlocal waits, request
             self._check(writer)
-            if permits.free:
-                try:
-                    permits.free.pop()
-                except IndexError:
-                    pass
+            if permits.take():
+                if waits:
+                    waits = False
+                    permits.waiting -= 1
+                    permits.arrived(now)
                 else:
-                    if waits:
-                        waits = False
-                        permits.waiting -= 1
-                        permits.arrived(now)
-                    elif len(permits.free) <= permits.low:
-                        permits.ask(session, now)
-                    return True
+                    permits.taken(session, now)
+                return True
             if not waits:
                 waits = True
                 permits.waiting += 1
@@ -382,14 +381,31 @@ class Link:
                     reader.arrived(now)
                 elif len(reader.ready) < reader.low:
                     reader.ask_ahead(session, now)
+                if reader.kind.maxsize:
+                    self._progress_later(reader, now)  # somebody may wait for the room
             elif reader.ended:
                 raise _ended(reader.ended)
             return got
 
-        got = self._obtain(reader, deadline, look, wanted)
+        while True:
+            try:
+                got = self._obtain(reader, deadline, look, wanted)
+                break
+            except ShutDown:
+                if not self._filled_again(reader):
+                    raise
         if reader in self._bells:
             self._answer_bell(reader)
         return None if got is None else got[1]
+
+    def _filled_again(self, reader: Reader) -> bool:
+        """Whether something has come into a queue that was drained after its shutdown: of a process that died, say."""
+        if reader.ended != "drained":
+            return False
+        size = int(_granted(self.ask(op="stat", channel=reader.channel, **{"for": "answer"}))["qsize"])
+        if size:
+            reader.ended = None
+        return size > 0
 
     def take_more(self, reader: Reader, most: int) -> list[Any]:
         """Return what else is there at once, at most `most` items, for a thread that has just taken one."""
@@ -415,13 +431,12 @@ class Link:
         with self._lock:
             self._check()
             there_was = reader.done(caller or threading.get_ident())
-            now = time.monotonic()
-            if now > reader.fresh_until:
-                reader.progress(self._client.session, now)
-                self._transmit(now)
-            elif reader.progress_later(self._client.session, now):
-                self._hurry_io_thread()
+            self._progress_later(reader, time.monotonic())
         return there_was
+
+    def _progress_later(self, reader: Reader, now: float) -> None:
+        if reader.progress_later(self._client.session, now):
+            self._hurry_io_thread()
 
     def poll(self, reader: Reader, deadline: float | None) -> bool:
         """Return whether an item can be taken without waiting; blocks for one until `deadline`. `EOFError` is one."""
@@ -603,8 +618,7 @@ class Link:
                 reader.arrived(now)
             elif got is not None and len(reader.ready) < reader.low:
                 reader.ask_ahead(self._client.session, now)
-            if reader.progress_later(self._client.session, now):
-                self._hurry_io_thread()
+            self._progress_later(reader, now)
             self._transmit(now)
             self._ring(reader)
         return None if got is None else got[1]
@@ -614,8 +628,7 @@ class Link:
         with self._lock:
             if not (self.error or self._closed or self.forked):
                 reader.finish(caller)
-                if reader.progress_later(self._client.session, time.monotonic()):
-                    self._hurry_io_thread()
+                self._progress_later(reader, time.monotonic())
 
     def put_now(self, writer: Writer, item: Item, waited: bool = False) -> bool:
         """Take `item`, which refers to nothing that may change, if there is room and a slot; return whether there was.
@@ -628,14 +641,13 @@ class Link:
             now = time.monotonic()
             self._receive(now)
             self._client.pump(writer, now)
-            there_is = _ready(writer)
+            permits = writer.permits
+            there_is = _has_room(writer) and (permits is None or permits.take())
             if there_is:
-                if writer.permits is not None:
-                    writer.permits.free.pop()
-                    if waited:
-                        writer.permits.arrived(now)
-                    elif len(writer.permits.free) < writer.permits.low:
-                        writer.permits.ask(self._client.session, now)
+                if permits is not None and waited:
+                    permits.arrived(now)
+                elif permits is not None:
+                    permits.taken(self._client.session, now)
                 writer.items.append(item)
                 if size_of(item) >= SMALL:
                     writer.bulk += size_of(item)
@@ -656,8 +668,9 @@ class Link:
             self._transmit(now)
 
     def keep(self, reader: Reader, thread: int, number: int) -> None:
-        """`thread` has got item `number`, while another thread came to get from the same reader."""
+        """`thread` has got item `number`, and nothing else, while another thread came to get from the same reader."""
         with self._lock:
+            reader.held.pop(thread, None)  # what it was about to get, when the other came
             reader.keep(thread, number)
 
     def ask_ahead(self, reader: Reader) -> None:
@@ -686,12 +699,13 @@ class Link:
             now = time.monotonic()
             request = self._client.request(now, op="join", channel=channel)
             self._transmit(now)
-        found = self._until(lambda _: request.answer, request, deadline)
-        if found is None:
-            with self._lock:
-                self._client.forget(request, time.monotonic())
-            return False
-        return _granted(found)["finished"] is True
+        try:
+            self._until(lambda _: request.answer, request, deadline)
+        finally:
+            if request.answer is None:
+                with self._lock:
+                    self._client.forget(request, time.monotonic())
+        return request.answer is not None and _granted(request.answer)["finished"] is True
 
     def shut_down(self, channel: int, now: bool) -> None:
         """Let nothing more be put into a queue; `now`: nor got. Blocks until all who put know it."""
@@ -832,7 +846,9 @@ class Link:
         """Something is due before the I/O thread means to look again, if it is to look at all."""
         if self._driver == _IO:
             self._io_wakeup.set()
-        elif self._driver == _NOBODY:
+        elif self._driver == _CALLER:
+            self._caller_wakeup.set()
+        else:
             self._wake_io_thread()
 
     def _wake_io_thread(self) -> None:
@@ -1010,7 +1026,7 @@ class Link:
                 return False
             del self._client.writers[channel]
             if writer.ended is None:
-                writer.ended = "closed"
+                writer.shut_down(self._client.session, now, "closed")
                 self._client.changed.append(writer)
         if gone:
             self._client.release(channel, gone, now)

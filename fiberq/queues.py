@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import AsyncIterator, Iterable, Iterator
 from queue import Empty, Full
 from threading import Lock
@@ -11,7 +12,7 @@ from fiberq.channel import NOTHING, Channel
 from fiberq.connection import ZConnection
 from fiberq.errors import ShutDown
 from fiberq.links import connect_tree
-from fiberq.protocol.kinds import Kind
+from fiberq.protocol.kinds import MAX_BOUND, Kind
 from fiberq.settings import config
 
 __all__ = ["JoinableQueue", "Queue", "SimpleQueue", "SimpleQueuePull", "SimpleQueuePush"]
@@ -25,6 +26,8 @@ class _Queue(Generic[T]):
     _channel: Channel
 
     def _make(self, kind: Kind, name: str | None) -> None:
+        if name is not None and not isinstance(name, str):
+            raise TypeError(f"a queue's name must be a string, not {type(name).__name__}")
         (self._channel,) = Channel.create(connect_tree(), kind, "rw", name=name)
         self._channel.label = type(self).__name__
         self._sides: dict[str, ZConnection] = {}
@@ -263,7 +266,10 @@ class Queue(_Queue[T]):
     _kind = "pull"
 
     def __init__(self, maxsize: int = 0, *, name: str | None = None) -> None:
-        self._make(Kind(self._kind, max(0, maxsize)), name)
+        bound = operator.index(maxsize)
+        if bound > MAX_BOUND:
+            raise ValueError(f"maxsize must be at most {MAX_BOUND}, or 0 for any number, not {bound}")
+        self._make(Kind(self._kind, max(0, bound)), name)
 
     def put(self, obj: T, block: bool = True, timeout: float | None = None, *, sync: bool = False) -> None:
         """Put an object that can be pickled.

@@ -37,6 +37,12 @@ MAX_EARLY: Final = 1000
 ROOM: Final = 0.9
 """How full the memory may be for writers to go on that were paused."""
 
+MAX_SURVEYS: Final = 64
+"""Surveys that run at the same time for one process; what it asks beyond is answered by what is known."""
+
+MAX_JOINS: Final = 1000
+"""Threads of one process that wait for the same tasks."""
+
 SURVEY_PATIENCE: Final = 0.5
 """Seconds that a survey waits for a process: as long as a recall does."""
 
@@ -76,7 +82,8 @@ class Channel:
 class Survey:
     """What a member asked about a channel, and those of whom there is no word yet."""
 
-    def __init__(self, members: Iterable[Member], until: float, finish: Callable[[], None]) -> None:
+    def __init__(self, asker: Member, members: Iterable[Member], until: float, finish: Callable[[], None]) -> None:
+        self.asker = asker
         self.missing = set(members)
         self.until = until
         self.finish = finish
@@ -130,12 +137,15 @@ class Broker:
                 self._aside(peer, Frame(frames.HELLO_FIRST))
             else:
                 self._received(member, received)
-        except ProtocolError as error:
+        except Exception as error:  # whatever a client sends, it harms nobody but itself
             self.garbage += 1
             if self.garbage == 1:
                 log.warning("ignored a message that is not of this protocol: %s (further ones are only counted)", error)
             if peer in self._by_peer:
-                self._refuse(self._by_peer[peer], str(error))
+                known = isinstance(error, ProtocolError)
+                self._refuse(
+                    self._by_peer[peer], str(error) if known else f"a frame cannot be read ({type(error).__name__})"
+                )
 
     def lost(self, peer: Hashable, now: float) -> None:
         """The connection `peer` is gone."""
@@ -196,6 +206,8 @@ class Broker:
                 self._aside(peer, Frame(frames.REFUSED, 0, pack_json({"error": text, "code": "version"})))
                 return
         name, received, hellos = hello.get("session"), hello.get("received"), hello.get("hellos")
+        if type(hello.get("pid", 0)) is not int:
+            raise ProtocolError("a hello's pid is not a number")
         if not isinstance(name, str) or not isinstance(received, int) or not isinstance(hellos, int):
             raise ProtocolError("a hello names no session")
         member = self._members.get(name)
@@ -247,6 +259,7 @@ class Broker:
                 self._tell_ended(member, frame.channel, "gone")
             return
         device = channel.device
+        reads, writes = (side in member.holds.get(frame.channel, "") for side in "rw")
         if frame.kind == frames.PUT:
             if channel.is_pipe and not channel.held("r"):
                 self._tell_ended(member, frame.channel, "unread")
@@ -255,19 +268,20 @@ class Broker:
             else:
                 device.put(member, frames.read_items(body, frame.parts), self._now)
                 self._restrain(member, frame.channel, device)
+        elif frame.kind == frames.RELEASE:
+            self._release(member, frame.channel, bytes(body).decode("ascii", "replace"))
         elif frame.kind == frames.WANT:
-            if "w" in member.holds.get(frame.channel, ""):  # a thread may give up after another one has let go
+            if writes:  # else a thread gave up after another one had let go
                 device.want(member, frames.read_want(body))
+        elif frame.kind in (frames.READY, frames.RECALL, frames.RETURN) and not reads:
+            pass  # a report that was late: this reader has let go
         elif frame.kind == frames.READY:
-            member.holds.setdefault(frame.channel, "")
             channel.told.discard((member, "r"))  # what it was told before it had a reader, it did not keep
             device.ready(member, frames.read_ready(body), self._now)
         elif frame.kind == frames.RECALL:
             device.recall(member, self._now)
         elif frame.kind == frames.RETURN:
             device.returned(member, frames.read_ranges(body), self._now)
-        elif frame.kind == frames.RELEASE:
-            self._release(member, frame.channel, bytes(body).decode("ascii", "replace"))
         else:
             raise ProtocolError(f"a client sent a frame of kind {frame.kind}")
         self._check(frame.channel, channel)
@@ -334,10 +348,12 @@ class Broker:
     # -- requests --
 
     def _request(self, member: Member, request: dict[str, Any]) -> None:
+        if type(request.get("id", 0)) is not int:
+            raise ProtocolError("a request's id is not a number")
         try:
             operation = _OPERATIONS[request["op"]]
             answer = operation(self, member, request)
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
             if isinstance(error, ProtocolError):
                 raise
             raise ProtocolError(f"a request cannot be read: {error!r}") from error
@@ -351,6 +367,8 @@ class Broker:
     def _create(self, member: Member, request: dict[str, Any]) -> dict[str, Any]:
         """Make a channel and hold both its sides; one with a name that there is already is only held."""
         number, kind, name = int(request["channel"]), Kind.read(request["kind"]), request.get("name")
+        if not isinstance(name, str | None):
+            raise ProtocolError("a queue's name is not a string")
         if not 0 < number < 1 << 64:
             raise ProtocolError("a channel's number is out of range")
         if name is not None and name in self._names:
@@ -363,7 +381,7 @@ class Broker:
         else:
             self._channels[number] = Channel(self._device(number, kind), permanent=name is not None)
             if name is not None:
-                self._names[str(name)] = number
+                self._names[name] = number
         self._hold(member, number, "rw")
         return {"channel": number, "shut": bool(self._channels[number].shut)}
 
@@ -432,8 +450,11 @@ class Broker:
             asked = [each for each in device.behind() if each is not member]
         else:
             asked = []
+        if recall:
+            for each in asked:
+                device.recall(each, self._now)
         answer = partial(self._answer_stat, member, request.get("id"), device)
-        self._survey(int(request["channel"]), asked, recall, answer)
+        self._survey(int(request["channel"]), member, asked, answer)
         return None
 
     def _answer_stat(self, member: Member, request: Any, device: Device) -> None:
@@ -447,6 +468,8 @@ class Broker:
             return _GONE
         if request.get("at_once") or not channel.device.unfinished:
             return {"finished": not channel.device.unfinished}
+        if sum(each is member for each, _ in channel.joins) >= MAX_JOINS:
+            raise ProtocolError("too many wait for the same tasks")
         channel.joins.append((member, request.get("id")))
         return None
 
@@ -463,6 +486,7 @@ class Broker:
             return _GONE
         if request.get("drop"):
             channel.device.drop_queued()
+            self._regulate()
             channel.told.clear()
             self._tell_all(number, channel, "r", "dropped")
         channel.shut = "dropped" if request.get("drop") else channel.shut or "shut"
@@ -474,17 +498,19 @@ class Broker:
             self._check(number, channel)
 
         putters = [each for each, sides in channel.holders.items() if isinstance(each, Member) and "w" in sides]
-        self._survey(number, [each for each in putters if each is not member], False, finish)
+        self._survey(number, member, [each for each in putters if each is not member], finish)
         return None
 
     # -- surveys --
 
-    def _survey(self, number: int, members: Iterable[Any], recall: bool, finish: Callable[[], None]) -> None:
-        """Ask these members how far they are with channel `number`, and call `finish` when all have answered."""
+    def _survey(self, number: int, asker: Member, members: Iterable[Any], finish: Callable[[], None]) -> None:
+        """Let `asker` know how far these members are with channel `number`: call `finish` when all have answered."""
+        if sum(survey.asker is asker for survey in self._surveys.values()) >= MAX_SURVEYS:
+            members = ()
         self._survey_count += 1
-        survey = self._surveys[self._survey_count] = Survey(members, self._now + SURVEY_PATIENCE, finish)
+        survey = self._surveys[self._survey_count] = Survey(asker, members, self._now + SURVEY_PATIENCE, finish)
         for member in survey.missing:
-            self._send(member, Frame(frames.SURVEY, number, frames.pack_survey(self._survey_count, recall)))
+            self._send(member, Frame(frames.SURVEY, number, frames.pack_survey(self._survey_count)))
         if not survey.missing:
             self._finish_survey(self._survey_count)
 
@@ -535,7 +561,12 @@ class Broker:
         if channel is not None:
             channel.holders.pop(member, None)
             channel.told -= {(member, "r"), (member, "w")}
-            channel.joins = [each for each in channel.joins if each[0] is not member]
+            joins, channel.joins = channel.joins, []
+            for waiter, request in joins:
+                if waiter is member:
+                    self._reply(member, request, {"error": "this handle was closed meanwhile", "code": "closed"})
+                else:
+                    channel.joins.append((waiter, request))
             channel.device.left_putting(member)
             channel.device.lost(member, self._now)
             self._check(number, channel)
@@ -557,7 +588,8 @@ class Broker:
             for member, request in joins:
                 self._reply(member, request, {"finished": True})
         if channel.sealed and channel.device.empty:
-            self._tell_all(number, channel, "r", "drained")
+            busy = channel.device.busy() if channel.kind.joins else []  # what they have may have to go to others
+            self._tell_all(number, channel, "r", "drained", lambda member: not any(each is not member for each in busy))
         if channel.permanent:
             return
         if not channel.holders:
@@ -570,9 +602,11 @@ class Broker:
             elif not channel.held("w") and channel.device.drained:
                 self._tell_all(number, channel, "r", "eof")
 
-    def _tell_all(self, number: int, channel: Channel, side: str, code: str) -> None:
+    def _tell_all(
+        self, number: int, channel: Channel, side: str, code: str, whom: Callable[[Member], bool] = lambda _: True
+    ) -> None:
         for member, sides in channel.holders.items():
-            if isinstance(member, Member) and side in sides and (member, side) not in channel.told:
+            if isinstance(member, Member) and side in sides and (member, side) not in channel.told and whom(member):
                 channel.told.add((member, side))
                 self._tell_ended(member, number, code)
 

@@ -218,7 +218,7 @@ class Client:
                 writer.permits.granted(frames.read_grant(frame.body[0]))  # type: ignore[arg-type]
                 self.changed.append(writer)
         elif frame.kind == frames.SURVEY:
-            self._survey(frame.channel, *frames.read_survey(frame.body[0]), now)  # type: ignore[arg-type]
+            self._survey(frame.channel, frames.read_survey(frame.body[0]), now)  # type: ignore[arg-type]
         elif frame.kind in (frames.PAUSE, frames.RESUME):
             writer = self.writers.get(frame.channel)
             if writer is not None:
@@ -226,15 +226,11 @@ class Client:
                 self.pump(writer, now)
                 self.changed.append(writer)
 
-    def _survey(self, channel: int, number: int, recall: bool, now: float) -> None:
-        """The node wants to know how far this process is, and to have back what it does not use."""
+    def _survey(self, channel: int, number: int, now: float) -> None:
+        """The node wants to know how far this process is, and to have back the slots that it does not use."""
         reader, writer = self.readers.get(channel), self.writers.get(channel)
         if reader is not None and reader.attached:
-            if recall:
-                reader.recalled(self.session, now)
-                self.changed.append(reader)
-            else:
-                reader.progress(self.session, now)
+            reader.progress(self.session, now)
         if writer is not None and writer.permits is not None:
             writer.permits.give_back(self.session, now)
         self.tell(now, op="surveyed", survey=number)

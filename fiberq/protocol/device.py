@@ -99,7 +99,12 @@ class Reader:
         return self._from(self.told)
 
     def _from(self, number: int) -> int:
-        return sum(lease.end - max(lease.first, number) for lease in self.leases if lease.end > number)
+        found = 0
+        for lease in reversed(self.leases):  # by number
+            if lease.end <= number:
+                break
+            found += lease.end - max(lease.first, number)
+        return found
 
     @property
     def credit(self) -> int:
@@ -115,15 +120,21 @@ class Reader:
     def settle(self, started: int, held: Sequence[tuple[int, int]]) -> int:
         """End the leases of what was started below `started`, except the ranges `held`; return how many items that
         finished."""
-        finished = 0
+        finished = place = 0  # both leases and ranges are in order
         kept: list[Lease] = []
         while self.leases and self.leases[0].first < started:
             lease = self.leases.popleft()
             if lease.end > started:
                 self.leases.appendleft(lease.part(started, lease.end))
                 lease = lease.part(lease.first, started)
-            overlaps = ((max(first, lease.first), min(end, lease.end)) for first, end in held)
-            mine = [lease.part(first, end) for first, end in overlaps if first < end]
+            mine: list[Lease] = []
+            while place < len(held) and held[place][0] < lease.end:
+                first, end = max(held[place][0], lease.first), min(held[place][1], lease.end)
+                if first < end:
+                    mine.append(lease.part(first, end))
+                if held[place][1] > lease.end:
+                    break  # it goes on in the next lease
+                place += 1
             kept += mine
             finished += len(lease.run) - sum(len(one.run) for one in mine)
             self.bytes -= lease.run.size - sum(one.run.size for one in mine)
@@ -163,6 +174,7 @@ class Device(ABC):
         self.accepted = 0  # items ever put
         self.finished = 0  # items ever finished
         self.bytes = 0  # of the items that are neither finished nor dead letters
+        self.dropped = False  # what would go back to the queue is finished instead
         self.alarm: float | None = None  # when `tick` is to be called next
         self._send = send
         self._memory = memory or Memory()
@@ -278,10 +290,9 @@ class Device(ABC):
         self._occupy(-self.bytes)
 
     def drop_queued(self) -> None:
-        """What no reader has is finished, unread."""
-        for run in self._take_queued():
-            self.finished += len(run)
-            self._occupy(-run.size)
+        """What no reader has is finished, unread, and so is what comes back from now on."""
+        self.dropped = True
+        self._discard(self._take_queued())
 
     # -- questions --
 
@@ -308,6 +319,10 @@ class Device(ABC):
         readers = [key for key, reader in self.readers.items() if reader.untold()]
         putters = [key for key, putter in self.slots.putters.items() if putter.hand] if self.slots else []
         return [*dict.fromkeys([*readers, *putters])]
+
+    def busy(self) -> list[Key]:
+        """The readers that have items which are not finished."""
+        return [key for key, reader in self.readers.items() if reader.leases]
 
     def starved(self, key: Key) -> bool:
         """Whether this reader's callers are blocked."""
@@ -337,7 +352,7 @@ class Device(ABC):
         """A reader may have become able to take items."""
 
     @abstractmethod
-    def _put_back(self, reader: Reader | None, runs: list[Run], now: float) -> None:
+    def _requeue(self, reader: Reader | None, runs: list[Run], now: float) -> None:
         """Items return to their old places; `reader` gave them back, if it still lives."""
 
     def _attached(self, reader: Reader, now: float) -> None:  # noqa: B027
@@ -347,6 +362,18 @@ class Device(ABC):
         """A reader has gone."""
 
     # -- shared by both --
+
+    def _put_back(self, reader: Reader | None, runs: list[Run], now: float) -> None:
+        """Items that readers had come back; `reader` gave them back, if it still lives."""
+        if self.dropped:
+            self._discard(runs)
+            runs = []
+        self._requeue(reader, runs, now)
+
+    def _discard(self, runs: Iterable[Run]) -> None:
+        for run in runs:
+            self.finished += len(run)
+            self._occupy(-run.size)
 
     def _occupy(self, size: int) -> None:
         self.bytes += size

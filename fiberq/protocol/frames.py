@@ -51,7 +51,7 @@ RELEASE: Final = 21  # client: I hold this end no more
 ENDED: Final = 22  # node: nothing will ever come, or be taken, here again; JSON
 WANT: Final = 23  # client: how many slots of a bounded queue I can use
 GRANT: Final = 24  # node: slots
-SURVEY: Final = 25  # node: tell me how far you are, and give back what you do not use
+SURVEY: Final = 25  # node: tell me how far you are, and give back the slots that you do not use
 
 _KINDS: Final = frozenset(range(HELLO, RESUME + 1)) | frozenset(range(PUT, SURVEY + 1))
 
@@ -62,7 +62,7 @@ _READY: Final = Struct("<QQH")
 _RANGE: Final = Struct("<QQ")
 _WANT: Final = Struct("<QQIH")
 _GRANT: Final = Struct("<Q")
-_SURVEY: Final = Struct("<QB")
+_SURVEY: Final = Struct("<Q")
 
 MAX_FRAME: Final = 60_000
 """Bytes of small items that go into one frame. Below 64 KiB transports copy, which is faster there than sharing."""
@@ -230,14 +230,13 @@ def read_grant(body: memoryview) -> int:
     return int(_exactly(_GRANT, body)[0])
 
 
-def pack_survey(number: int, recall: bool) -> tuple[bytes]:
-    return (_SURVEY.pack(number, recall),)
+def pack_survey(number: int) -> tuple[bytes]:
+    return (_SURVEY.pack(number),)
 
 
-def read_survey(body: memoryview) -> tuple[int, bool]:
-    """The survey's number, and whether it recalls what is not started."""
-    number, recall = _exactly(_SURVEY, body)
-    return number, bool(recall)
+def read_survey(body: memoryview) -> int:
+    """The survey's number."""
+    return int(_exactly(_SURVEY, body)[0])
 
 
 def _exactly(struct: Struct, body: memoryview) -> tuple[Any, ...]:

@@ -6,6 +6,9 @@ from typing import Any, NamedTuple
 
 from fiberq.errors import ProtocolError
 
+MAX_BOUND = (1 << 53) - 1
+"""The largest bound: the largest number that each JSON reader takes for a whole one."""
+
 NAMES = ("pull", "push", "joinable", "pipe")
 
 
@@ -22,8 +25,8 @@ class Kind(NamedTuple):
             kind = cls(*value)
         except TypeError:
             kind = cls("")
-        if kind.name not in NAMES or type(kind.maxsize) is not int or not 0 <= kind.maxsize < 1 << 53:
-            raise ProtocolError(f"no such kind of channel: {value!r:.100}")
+        if kind.name not in NAMES or type(kind.maxsize) is not int or not 0 <= kind.maxsize <= MAX_BOUND:
+            raise ProtocolError("no such kind of channel")
         if kind.maxsize and kind.name == "pipe":
             raise ProtocolError("a pipe has no bound")
         return kind

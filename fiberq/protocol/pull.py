@@ -75,7 +75,7 @@ class PullDevice(Device):
         self._deal(now)
         self._set_alarm()
 
-    def _put_back(self, reader: Reader | None, runs: list[Run], now: float) -> None:
+    def _requeue(self, reader: Reader | None, runs: list[Run], now: float) -> None:
         for run in runs:
             run.returned = True
         put_in_place(self._backlog, runs)

@@ -63,7 +63,7 @@ class PushDevice(Device):
             self._turn -= 1
         self._turn = self._turn % len(self._ring) if self._ring else 0
 
-    def _put_back(self, reader: Reader | None, runs: list[Run], now: float) -> None:
+    def _requeue(self, reader: Reader | None, runs: list[Run], now: float) -> None:
         if reader is not None:
             put_in_place(reader.queue, runs)
             self._serve(reader, now)

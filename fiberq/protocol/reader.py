@@ -59,6 +59,7 @@ class Reader:
         self.giving = False  # it has asked to be recalled
         self.recalls = 0  # how often it was
         self._shared = kind.joins  # no thread can own this
+        self._left = False  # this process reads here no more, and tells nothing
         self._next = 0  # the number of the next item to come
         self._limit = 0  # the credit that the node has
         self._told_waiting = 0  # callers that, as the node sees it, still wait
@@ -235,6 +236,8 @@ class Reader:
             self.current = -1
         if self.attached:
             self.recalled(session, now)
+        session.forget(self)
+        self._left = True
 
     def clear(self, session: Session, now: float) -> None:
         """What is not started is finished, unread."""
@@ -287,7 +290,7 @@ class Reader:
 
     def progress_later(self, session: Session, now: float) -> bool:
         """Tell it soon, for all that happens until then; return whether that is news."""
-        return session.later(self, now + PROGRESS, partial(self._report, session))
+        return not self._left and session.later(self, now + PROGRESS, partial(self._report, session))
 
     @property
     def _used(self) -> int:
@@ -321,9 +324,11 @@ class Reader:
             return () if self.current < 0 else ((self.current, self.current + 1),)
         if not self.held:
             return ()
-        return _ranges(sorted((number for numbers in list(self.held.values()) for number in numbers), reverse=True))
+        return _ranges(sorted({number for numbers in list(self.held.values()) for number in numbers}, reverse=True))
 
     def _report(self, session: Session, now: float) -> None:
+        if self._left:
+            return
         held: Sequence[tuple[int, int]] = ()
         if self.kind.keeps and session.before_report is not None:
             session.before_report(now)  # what a caller put while it had an item leaves before the item's end is told
@@ -344,6 +349,8 @@ class Reader:
         if not session.replace(self._report_number, frame):
             self._report_number = session.send(frame, now)
         self.fresh_until = now + FRESH
+        if self.kind.maxsize and self.ready:
+            self.progress_later(session, now)  # somebody may wait for the room
 
 
 def _ranges(numbers: Sequence[int]) -> list[tuple[int, int]]:

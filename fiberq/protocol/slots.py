@@ -64,8 +64,8 @@ class Slots:
 
     def used(self, key: Hashable, items: int) -> None:
         """A process has put so many items."""
-        putter = self.putters.setdefault(key, Putter())
-        if items > putter.hand:
+        putter = self.putters.get(key)
+        if putter is None or items > putter.hand:
             raise ProtocolError("an item was put into a bounded queue without a slot for it")
         putter.used += items
 
@@ -120,6 +120,19 @@ class Permits:
     @property
     def used(self) -> int:
         return self._seen - self._returned - len(self.free)
+
+    def take(self) -> bool:
+        """Use one; return whether there was one."""
+        try:
+            self.free.pop()
+        except IndexError:
+            return False
+        return True
+
+    def taken(self, session: Session, now: float) -> None:
+        """One was used by a caller that had not to wait for it: ask ahead, in good time."""
+        if len(self.free) <= self.low:
+            self.ask(session, now)
 
     def granted(self, total: int) -> None:
         """Slots have come."""

@@ -74,11 +74,13 @@ class Writer:
             self._enough = taken // 4
             self.full = len(under_way) >= UNDER_WAY
 
-    def shut_down(self, session: Session, now: float) -> None:
+    def shut_down(self, session: Session, now: float, why: str = "shut") -> None:
         """Nothing more is put; what was put before is sent."""
-        self.pump(session, now, everything=True)
-        self.ended = "shut"
+        self.ended = why
         self.full = False  # the next put looks closer
+        while self.items:
+            self.pump(session, now, everything=True)
+            self.full = False  # and one that came in between did, or is looked at once more
 
     @property
     def shut(self) -> bool:
