@@ -131,6 +131,7 @@ def test_a_forked_child_has_slots_of_its_own() -> None:
     bounded: Queue[int] = Queue(50)
     for number in range(20):
         bounded.put(number)
+    bounded.flush()
     pid = fork(lambda: [bounded.put(number, timeout=PATIENCE) for number in range(20, 50)])
     reap(pid)
     assert bounded.full()

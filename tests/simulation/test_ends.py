@@ -9,7 +9,7 @@ from sim import CHANNEL, Ledger, Message, WatchedBroker
 
 from fiberq.errors import NodeError
 from fiberq.protocol.client import Client
-from fiberq.protocol.frames import PUT, READY, REQUEST, Frame
+from fiberq.protocol.frames import PUT, READY, REQUEST, Frame, pack_items
 from fiberq.protocol.kinds import Kind
 from fiberq.protocol.pull import RECALL_AFTER
 from fiberq.protocol.reader import IDLE, Reader
@@ -483,3 +483,136 @@ def test_a_reader_that_gives_back_to_a_queue_that_is_gone_is_told_so() -> None:
     node.settle()
     assert not client.giving
     assert client.readers[CHANNEL].ended == "gone"
+
+
+def _send_up(node: Node, client: Client) -> list[tuple[object, Message]]:
+    """Let what this client sends arrive; return what the node sends then, which is on its way."""
+    peer = next(peer for peer, each in node.clients.items() if each is client)
+    for message in drain(client.session):
+        node.broker.message(peer, message, node.now)
+    return node.broker.output(node.now)
+
+
+def test_what_comes_back_after_an_immediate_shutdown_is_finished() -> None:
+    node = Node("joinable")
+    client = node.client("reader", "rw")
+    reader = client.readers[CHANNEL]
+    reader._ahead = 8
+    node.put(node.creator, b"1", b"2", b"3", b"4")
+    node.ask(client)
+    node.settle()
+    assert len(reader.ready) == 4
+    reader.waiting = 0
+    reader.take("a thread")
+    reader.progress(client.session, node.now)
+    node.settle()
+    reader.give_back(client.session, node.now)
+    for peer, message in _send_up(node, client):
+        node.clients[peer].message(message, node.now)  # the recall; what goes back is on its way
+    node.creator.request(node.now, op="shutdown", channel=CHANNEL, drop=True)
+    _send_up(node, node.creator)
+    node.settle()
+    reader.done("a thread")
+    reader.progress(client.session, node.now)
+    node.settle()
+    device = node.broker.device()
+    assert device is not None
+    assert device.unfinished == 0
+
+
+def test_a_task_that_nobody_does_after_an_immediate_shutdown_is_finished() -> None:
+    node = Node("joinable")
+    client = node.client("reader", "rw")
+    node.put(node.creator, b"1")
+    assert node.get(client) == b"1"
+    client.readers[CHANNEL].progress(client.session, node.now)
+    node.settle()
+    node.creator.request(node.now, op="shutdown", channel=CHANNEL, drop=True)
+    node.settle()
+    client.goodbye(node.now)
+    node.settle()
+    device = node.broker.device()
+    assert device is not None
+    assert device.unfinished == 0
+
+
+def test_a_reader_that_is_recalled_for_one_that_does_not_want_to_wait_gets_items_in_order() -> None:
+    node = Node("pull")
+    client, other = node.client("reader", "rw"), node.client("other", "rw")
+    reader = client.readers[CHANNEL]
+    reader._ahead = 8
+    node.put(node.creator, *(b"%d" % number for number in range(1, 9)))
+    node.ask(client)
+    node.settle()
+    got = []
+
+    def take() -> None:
+        reader.waiting = 0
+        item = reader.take("a thread")
+        assert item is not None
+        got.append(int(bytes(item[1])))  # type: ignore[arg-type]
+
+    for _ in range(5):
+        take()
+    reader._ahead = 8
+    node.ask(other)
+    other.request(node.now, op="stat", channel=CHANNEL, **{"for": "item"})
+    to_reader = [message for peer, message in _send_up(node, other) if node.clients[peer] is client]
+    reader.ask_ahead(client.session, node.now)  # before the recall is there
+    node.creator.writers[CHANNEL].items.extend(b"%d" % number for number in range(9, 15))
+    node.creator.pump(node.creator.writers[CHANNEL], node.now)
+    _send_up(node, node.creator)
+    to_reader += [message for peer, message in _send_up(node, client) if node.clients[peer] is client]
+    for message in to_reader:
+        client.message(message, node.now)
+    node.settle()
+    while reader.ready:
+        take()
+    for _ in range(5):
+        node.ask(client)
+        node.settle()
+        while reader.ready:
+            take()
+    assert got == sorted(got)
+
+
+def test_a_late_report_of_a_reader_that_has_let_go_attaches_nobody() -> None:
+    node = Node("push")
+    client = node.client("reader", "rw")
+    reader = client.readers[CHANNEL]
+    node.ask(client)
+    node.settle()
+    client.release(CHANNEL, "r", node.now)
+    reader._left = False
+    reader.progress(client.session, node.now)
+    node.settle()
+    device = node.broker.device()
+    assert device is not None
+    assert not device.readers
+
+
+def test_who_puts_without_a_slot_leaves_no_trace() -> None:
+    node = Node("pull")
+    node.creator.request(node.now, op="create", channel=100, kind=Kind("pull", 5))
+    node.settle()
+    stranger = node.client("stranger", "rw")
+    stranger.session.send(Frame(PUT, 100, pack_items(b"\1\0\0\0", (b"x",))), node.now)
+    with pytest.raises(NodeError, match="without a slot"):
+        node.settle()
+    slots = node.broker._channels[100].device.slots
+    assert slots is not None
+    assert not slots.putters
+
+
+def test_what_a_process_asks_again_and_again_does_not_grow_the_node() -> None:
+    node = Node("pull")
+    asker, silent = node.client("asker", "rw"), node.client("silent", "rw")
+    silent.readers[CHANNEL]._ahead = 8
+    node.put(node.creator, *[b"x"] * 10)
+    node.ask(silent)
+    node.settle()
+    del node.clients["silent"]
+    for _ in range(1000):
+        asker.request(node.now, op="stat", channel=CHANNEL)
+        node.settle()
+    assert len(node.broker._surveys) <= 64
