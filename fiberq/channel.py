@@ -115,7 +115,12 @@ class Channel:
         except BaseException:
             writer.permits.free.append(None)
             raise
-        self._put(item, sync)
+        if writer.full and not sync and type(item) is bytes and len(item) < SMALL:
+            writer.items.append(item)
+            if not writer.full or monotonic() >= writer.look_at:
+                link.relieve(writer)
+        else:
+            self._put(item, sync)
         return True
 
     def _put(self, item: Item, sync: bool) -> None:

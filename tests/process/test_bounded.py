@@ -132,8 +132,7 @@ def test_a_forked_child_has_slots_of_its_own() -> None:
     for number in range(20):
         bounded.put(number)
     bounded.flush()
-    pid = fork(lambda: [bounded.put(number, timeout=PATIENCE) for number in range(20, 50)])
-    reap(pid)
+    reap(fork(lambda: (put_all(bounded, range(20, 50)), bounded.flush())))
     assert bounded.full()
     assert [bounded.get() for _ in range(50)] == [*range(50)]
 
