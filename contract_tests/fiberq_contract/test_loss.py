@@ -111,7 +111,7 @@ def _heard(hub: Hub, link: Link) -> int:
 @rule("LOSS-4")
 def test_a_loss_does_not_overtake_the_messages_before_it(lab: Lab) -> None:
     hub = lab.hub()
-    for _ in range(10):
+    for _ in range(25):
         link = lab.join(hub)
         observer = lab.join(hub)
         for number in range(50):

@@ -19,7 +19,7 @@ from wrong.right import Right
 
 __all__ = ["Runs", "broken", "install"]
 
-JOBS = int(os.environ.get("FIBERQ__SELFTEST_JOBS", "4"))
+JOBS = int(os.environ.get("FIBERQ__SELFTEST_JOBS", "3"))
 """Runs at the same time; they wait more than they work."""
 
 PATIENCE = "3"

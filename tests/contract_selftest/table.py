@@ -1,7 +1,11 @@
-"""Runs the whole suite against each wrong transport, and writes docs/contract-selftest.md: who breaks what."""
+"""Runs the whole suite against each wrong transport, and writes docs/contract-selftest.md: who breaks what.
+
+``table.py NAME ...`` runs only these anew, and takes what is known of the others from results.json.
+"""
 
 from __future__ import annotations
 
+import json
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -12,6 +16,7 @@ from runs import Runs, broken, install
 from wrong import usable
 from wrong.right import Right
 
+RESULTS = Path(__file__).parent / "results.json"
 PAGE = Path(__file__).parents[2] / "docs" / "contract-selftest.md"
 
 INTRODUCTION = """\
@@ -51,11 +56,15 @@ def page(fails: Mapping[str, set[str]]) -> str:
 
 def main() -> int:
     """Return 1 if the suite blames a rule that it should not, or does not notice."""
+    names = [each.name for each in (Right, *usable()) if each.name in sys.argv[1:] or not sys.argv[1:]]
     with tempfile.TemporaryDirectory(prefix="fiberq-") as directory:
         install(Path(directory))
-        runs = Runs([(each.name, True) for each in (Right, *usable())])
-        fails = {each.name: broken(runs.report(each.name, full=True)) for each in (Right, *usable())}
+        runs = Runs([(name, True) for name in names])
+        found = {name: sorted(broken(runs.report(name, full=True))) for name in names}
         runs.close()
+    results = {**json.loads(RESULTS.read_text()), **found} if sys.argv[1:] else found
+    RESULTS.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
+    fails = {each.name: set(results.get(each.name, ())) for each in (Right, *usable())}
     astray = [each for each in usable() if not {each.breaks} <= fails[each.name] <= {each.breaks} | each.also]
     astray += [Right] * bool(fails[Right.name])
     for each in astray:
