@@ -263,6 +263,9 @@ class Channel:
                 self.flush()
         except (ConnectionEnded, HandleError):
             pass  # nobody is left to take it
+        except BaseException:  # Ctrl-C, say: who does not wait for the one does not wait for the other
+            wait = False
+            raise
         finally:
             self.closed = True
             self._drop()

@@ -28,7 +28,7 @@ MANY: Final = 4
 LISTED: Final = 8
 """So many of those are told with their sentences."""
 
-NODE_AREAS: Final = ("PUSH", "PULL", "PIPE", "QUEUE")
+NODE_AREAS: Final = ("PUSH", "PULL", "PIPE", "QUEUE", "BOUND")
 """What is tested on a node."""
 
 WARNING: Final = "bold yellow"

@@ -8,6 +8,7 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
@@ -23,6 +24,9 @@ every_method = pytest.mark.usefixtures("method")
 
 PATIENCE = 10.0
 """Seconds for what happens at once on a machine that is not busy."""
+
+NOISE = 0.5
+"""Seconds that a busy machine may add to what a test measures."""
 
 _TRACES = "import faulthandler; faulthandler.enable()\n"
 """For SIGABRT. `dump_traceback_later` would make forked children hang at their end."""
@@ -74,6 +78,24 @@ class Crew:
                 process.kill()
             process.join(PATIENCE)
             process.close()
+
+
+def interrupted(wait: Callable[[], object]) -> None:
+    """Call `wait`; a little later press Ctrl-C, which must end it soon."""
+    pressed = 0.0
+
+    def press() -> None:
+        nonlocal pressed
+        pressed = time.monotonic()
+        os.kill(os.getpid(), signal.SIGINT)
+
+    timer = threading.Timer(0.2, press)
+    timer.start()
+    try:
+        wait()
+    finally:
+        assert 0 <= time.monotonic() - pressed < 0.1 + NOISE, "Ctrl-C was late"
+        timer.join()
 
 
 def fork(child: Callable[[], object]) -> int:

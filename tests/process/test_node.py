@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from support import Crew, Program, every_method, node_of, nodes_of, processes, until
+from support import NOISE, Crew, Program, every_method, node_of, nodes_of, processes, until
 from workers import node_address
 
 from fiberq import SimpleQueue
@@ -18,9 +18,6 @@ from fiberq import SimpleQueue
 pytestmark = pytest.mark.usefixtures("transport")
 
 SECOND = 1.0
-NOISE = 0.5
-"""Seconds that a busy machine may add to what a test measures."""
-
 METHODS = ["spawn", "forkserver", "fork"]
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import PATIENCE, Crew, Program, every_method, fork, node_of, processes, reap, until
+from support import NOISE, PATIENCE, Crew, Program, every_method, fork, node_of, processes, reap, until
 from workers import (
     answer_once,
     answer_through_handle,
@@ -37,9 +37,6 @@ from fiberq.errors import (
 )
 
 pytestmark = pytest.mark.usefixtures("transport")
-
-NOISE = 0.5
-"""Seconds that a busy machine may add to what a test measures."""
 
 
 # -- the face --

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support import PATIENCE, Crew, Program, every_method, fork, reap, until
+from support import NOISE, PATIENCE, Crew, Program, every_method, fork, interrupted, reap, until
 from workers import (
     count_items,
     echo,
@@ -34,9 +34,6 @@ from fiberq import SimpleQueue, SimpleQueuePull, SimpleQueuePush, ZConnection, c
 from fiberq.errors import ClosedError, DirectionError, HandleError, ItemError
 
 pytestmark = pytest.mark.usefixtures("transport")
-
-NOISE = 0.4
-"""Seconds that a busy machine may add to what a test measures."""
 
 Kind = type[SimpleQueuePull[Any]] | type[SimpleQueuePush[Any]]
 
@@ -788,7 +785,7 @@ def test_control_c_interrupts_get_and_the_queue_goes_on(kind: Kind) -> None:
     q = kind()
     for wait in (q.get, lambda: q.get(timeout=30), lambda: q.reader.poll(30)):
         with pytest.raises(KeyboardInterrupt):
-            _interrupted(wait)
+            interrupted(wait)
         q.put("item")
         assert q.get(timeout=PATIENCE) == "item"
     assert q.empty()
@@ -800,7 +797,7 @@ def test_control_c_interrupts_a_get_while_another_thread_drives(kind: Kind) -> N
     thread.start()
     try:
         with pytest.raises(KeyboardInterrupt):
-            _interrupted(q.get)
+            interrupted(q.get)
         q.put("item")
         assert q.get(timeout=PATIENCE) == "item"
     finally:
@@ -843,24 +840,6 @@ def _use_forever(q: Any, started: threading.Event) -> None:
             q.get(timeout=0.1)
         except queue.Empty:
             pass  # its put was interrupted
-
-
-def _interrupted(wait: Callable[[], object]) -> None:
-    """Call `wait`; a little later press Ctrl-C, which must end it soon."""
-    pressed = 0.0
-
-    def press() -> None:
-        nonlocal pressed
-        pressed = time.monotonic()
-        os.kill(os.getpid(), signal.SIGINT)
-
-    timer = threading.Timer(0.2, press)
-    timer.start()
-    try:
-        wait()
-    finally:
-        assert 0 <= time.monotonic() - pressed < 0.1 + NOISE
-        timer.join()
 
 
 # -- limits --

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 from fiberq.abc import MIN_QUEUED, Buffer, Message, PeerLost
 from fiberq.errors import ClosedError, ConnectError, TransportError
 
-from .right import Client, FlagClient, Right, Server, length, path_of
+from .right import QUEUES, Client, FlagClient, Right, Server, length, path_of
 
 
 class ClosesAnUnboundServerOnce(Right):
@@ -300,7 +300,7 @@ class ConnectsWhereItWasImported(Right):
     """In a forked child nothing connects."""
 
     breaks = "PROC-1"
-    also = frozenset({"PROC-2"})
+    also = frozenset({"PROC-2", "PROC-6"}) | QUEUES
     needs = frozenset({"forks"})
 
     class Client(Client):
@@ -358,6 +358,7 @@ class ForksOnce(Right):
     """In a child of a forked child nothing connects."""
 
     breaks = "PROC-2"
+    also = frozenset({"QUEUE-6"})
     needs = frozenset({"forks"})
 
     class Client(Client):
@@ -392,6 +393,7 @@ class EndsBadlyWhenSpawned(Right):
     """A spawned child ends with an error, because of an exit handler that needs what only the parent has."""
 
     breaks = "PROC-4"
+    also = frozenset({"PIPE-3", "PULL-4", "QUEUE-4", "QUEUE-6"})
 
     class Client(Client):
         def connect(self, address: str, timeout: float | None) -> None:

@@ -273,6 +273,7 @@ class DealsToAWriter(Right):
     """An item of a push queue goes to another process that puts into it but never gets."""
 
     breaks = "PUSH-2"
+    also = frozenset({"QUEUE-5"})
 
     class Server(Looks):
         def outgoing(self, peer: Hashable, frame: Received) -> Received:
@@ -758,6 +759,7 @@ class WorksInOneForkOnly(Right):
     """A client cannot connect in the fork of a fork."""
 
     breaks = "QUEUE-6"
+    also = frozenset({"PROC-2"})
 
     class Client(Client):
         def connect(self, address: str, timeout: float | None) -> None:

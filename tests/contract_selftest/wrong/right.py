@@ -9,12 +9,15 @@ import threading
 from collections.abc import Hashable, Sequence
 from typing import Any, ClassVar
 
+from fiberq_contract.report import NODE_AREAS
+from fiberq_contract.rules import RULES
+
 from fiberq import registry
 from fiberq.abc import Buffer, Capabilities, ClientSocket, Credentials, Message, PeerLost, ServerSocket, Transport
 from fiberq.errors import FiberqError
 from fiberq.wakeup import Wakeup
 
-__all__ = ["WRAPPED", "Client", "FlagClient", "Right", "Server", "in_main_thread", "length", "path_of"]
+__all__ = ["QUEUES", "WRAPPED", "Client", "FlagClient", "Right", "Server", "in_main_thread", "length", "path_of"]
 
 WRAPPED = os.environ.get("FIBERQ__SELFTEST_TRANSPORT", "zmq")
 """The installed transport that does the work."""
@@ -122,6 +125,10 @@ class FlagClient(Client):
         if not already:
             self.either.close()
             self.flag.close()
+
+
+QUEUES = frozenset(each for each, rule in RULES.items() if rule.area in NODE_AREAS)
+"""The rules of queues and pipes, which may break with anything that they are made of."""
 
 
 class Right(Transport):

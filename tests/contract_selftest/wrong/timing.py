@@ -15,7 +15,7 @@ from collections.abc import Hashable, Sequence
 from fiberq.abc import Buffer, Message, PeerLost
 from fiberq.errors import FiberqError
 
-from .right import Client, FlagClient, Right, Server, in_main_thread, length
+from .right import QUEUES, Client, FlagClient, Right, Server, in_main_thread, length
 
 comers: Counter[str] = Counter()
 """How many clients of this process connected to an address."""
@@ -49,6 +49,7 @@ class RoundsZeroUp(Right):
     """A client's timeout of 0 lasts a tick of a tenth of a second."""
 
     breaks = "TIME-1"
+    also = QUEUES
 
     class Client(Client):
         def recv(self, timeout: float | None) -> Sequence[Buffer] | None:
@@ -386,6 +387,7 @@ class MakesTheDescriptorAnew(Right):
     """Every 50th message that a client sends puts another descriptor under the same number; who waits, waits on."""
 
     breaks = "READY-4"
+    also = frozenset({"QUEUE-9"})
 
     class Client(FlagClient):
         sent = 0

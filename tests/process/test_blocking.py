@@ -1,0 +1,364 @@
+"""Calls that block: Ctrl-C ends each, a timeout bounds each, threads do not hold each other up, and no program hangs at
+its end because one still blocks."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import queue
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+from support import NOISE, PATIENCE, Program, interrupted, node_of, until
+
+import fiberq
+from fiberq import JoinableQueue, Pipe, Queue, SimpleQueue
+from fiberq.errors import HandleError
+
+pytestmark = pytest.mark.usefixtures("transport")
+
+Blocking = Callable[[float | None], object]
+"""A call that finds nothing to return; it takes a timeout in seconds, or none."""
+
+
+class Things:
+    """A queue of each kind, an empty and a full one, and a pipe."""
+
+    def __init__(self) -> None:
+        self.simple: SimpleQueue[Any] = SimpleQueue()
+        self.empty: Queue[Any] = Queue()
+        self.full: Queue[Any] = Queue(1)
+        self.tasks: JoinableQueue[Any] = JoinableQueue()
+        self.left, self.right = Pipe()
+        self.full.put("first")
+        self.tasks.put("never done")
+
+    def close(self) -> None:
+        self.full.cancel_join_thread()
+        for each in (self.simple, self.empty, self.full, self.tasks, self.left, self.right):
+            each.close()
+
+    def check(self) -> None:
+        """All of them go on."""
+        self.simple.put(1)
+        assert self.simple.get(timeout=PATIENCE) == 1
+        self.empty.put(2)
+        assert self.empty.get(timeout=PATIENCE) == 2
+        assert self.full.get(timeout=PATIENCE) == "first"
+        self.full.put(3, timeout=PATIENCE)
+        assert self.full.get(timeout=PATIENCE) == 3
+        assert self.full.empty()
+        self.left.send(4)
+        assert self.right.recv() == 4
+        assert not self.right.poll()
+        assert self.tasks.get(timeout=PATIENCE) == "never done"
+        self.tasks.task_done()
+        assert self.tasks.join(PATIENCE)
+
+
+@pytest.fixture
+def things() -> Iterator[Things]:
+    things = Things()
+    yield things
+    things.close()
+
+
+FOREVER: dict[str, Callable[[Things], object]] = {
+    "get": lambda things: things.simple.get(),
+    "get of a Queue": lambda things: things.empty.get(),
+    "get with a timeout": lambda things: things.empty.get(timeout=30),
+    "get_many": lambda things: things.empty.get_many(5),
+    "iteration": lambda things: list(things.empty),
+    "put": lambda things: things.full.put(2),
+    "put with a timeout": lambda things: things.full.put(2, timeout=30),
+    "put_many": lambda things: things.full.put_many([2, 3, 4]),
+    "join": lambda things: things.tasks.join(),
+    "join with a timeout": lambda things: things.tasks.join(30),
+    "recv": lambda things: things.left.recv(),
+    "recv_bytes": lambda things: things.left.recv_bytes(),
+    "recv_bytes_into": lambda things: things.left.recv_bytes_into(bytearray(10)),
+    "poll": lambda things: things.left.poll(None),
+    "wait": lambda things: fiberq.wait([things.left, things.empty]),
+    "wait with a timeout": lambda things: fiberq.wait([things.left, things.empty], 30),
+}
+
+
+@pytest.mark.parametrize("busy", [False, True], ids=["alone", "beside a thread that waits"])
+@pytest.mark.parametrize("name", FOREVER)
+def test_control_c_ends_every_call_that_blocks(things: Things, name: str, busy: bool) -> None:
+    with ExitStack() as stack:
+        if busy:
+            other: Queue[str] = Queue()
+            thread = threading.Thread(target=other.get)
+            thread.start()
+            stack.callback(other.close)
+            stack.callback(thread.join, PATIENCE)
+            stack.callback(other.put, "end")
+        with pytest.raises(KeyboardInterrupt):
+            interrupted(lambda: FOREVER[name](things))
+        things.check()
+
+
+ASKING: dict[str, Callable[[Things], object]] = {
+    "qsize": lambda things: things.empty.qsize(),
+    "empty": lambda things: things.simple.empty(),
+    "full": lambda things: things.full.full(),
+    "get_nowait": lambda things: things.empty.get_nowait(),
+    "put_nowait": lambda things: things.full.put_nowait(2),
+    "put and wait for the node": lambda things: things.simple.put(2, sync=True),
+    "flush": lambda things: (things.simple.put(2), things.simple.flush()),
+    "shutdown": lambda things: things.simple.shutdown(),
+    "a new queue": lambda _: Queue(),
+    "a new pipe": lambda _: Pipe(),
+    "close": lambda things: (things.simple.put(2), things.simple.close()),
+}
+
+
+@pytest.mark.parametrize("name", ASKING)
+def test_control_c_ends_every_call_that_waits_for_a_node_that_stands_still(
+    program: type[Program], transport: str, name: str
+) -> None:
+    running = program(
+        f"""
+import sys, time
+from fiberq import config
+from support import interrupted
+from test_blocking import ASKING, Things
+config.transport, config.linger = {transport!r}, 0.1
+things = Things()
+print("ready", flush=True)
+sys.stdin.readline()
+try:
+    interrupted(lambda: ASKING[{name!r}](things))
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+"""
+    )
+    assert running.read() == "ready"
+    node = node_of(running.pid)
+    os.kill(node, signal.SIGSTOP)
+    try:
+        running.write("go")
+        assert running.read() == "interrupted"
+    finally:
+        os.kill(node, signal.SIGCONT)
+    running.wait()
+
+
+TIMED: dict[str, Callable[[Things, float], object]] = {
+    "get": lambda things, timeout: things.empty.get(timeout=timeout),
+    "get_many": lambda things, timeout: things.empty.get_many(5, timeout=timeout),
+    "put": lambda things, timeout: things.full.put(2, timeout=timeout),
+    "put_many": lambda things, timeout: things.full.put_many([2, 3], timeout=timeout),
+    "join": lambda things, timeout: things.tasks.join(timeout),
+    "poll": lambda things, timeout: things.left.poll(timeout),
+    "wait": lambda things, timeout: fiberq.wait([things.left, things.empty], timeout),
+}
+
+
+def test_a_timeout_bounds_every_call_however_many_threads_use_the_same_handles(things: Things) -> None:
+    took: dict[str, list[float]] = {name: [] for name in TIMED}
+    passing: Queue[int] = Queue()
+    stop = threading.Event()
+
+    def wait(name: str, timeout: float) -> None:
+        for _ in range(5):
+            started = time.monotonic()
+            try:
+                TIMED[name](things, timeout)
+            except (queue.Empty, queue.Full):
+                pass
+            took[name].append(time.monotonic() - started - timeout)
+
+    def pass_on() -> None:
+        while not stop.is_set():
+            passing.put(1)
+            passing.get()
+
+    threads = [
+        threading.Thread(target=wait, args=(name, timeout)) for name in TIMED for timeout in (0.05, 0.1, 0.15, 0.2)
+    ]
+    busy = threading.Thread(target=pass_on)
+    busy.start()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE)
+    stop.set()
+    busy.join(PATIENCE)
+    passing.close()
+    assert {name: len(times) for name, times in took.items()} == dict.fromkeys(TIMED, 20)
+    for name, times in took.items():
+        assert min(times) > -0.001, f"{name} returned too early"
+        assert max(times) < NOISE, f"{name} returned too late"
+    things.check()
+
+
+def test_threads_that_put_and_get_on_one_handle_all_get_their_turn() -> None:
+    each, count = 300, 8
+    with Queue[tuple[int, int]](4) as q:
+        got: list[list[tuple[int, int]]] = [[] for _ in range(count)]
+
+        def put(number: int) -> None:
+            for item in range(each):
+                q.put((number, item))
+
+        def get(number: int) -> None:
+            for _ in range(each):
+                got[number].append(q.get())
+
+        threads = [threading.Thread(target=target, args=(n,)) for n in range(count) for target in (put, get)]
+        for thread in threads:
+            thread.start()
+        deadline = time.monotonic() + 3 * PATIENCE
+        for thread in threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        assert not any(thread.is_alive() for thread in threads)
+        everything = [item for some in got for item in some]
+        assert sorted(everything) == [(number, item) for number in range(count) for item in range(each)]
+        for some in got:
+            for number in range(count):
+                mine = [item for who, item in some if who == number]
+                assert mine == sorted(mine)
+        assert q.empty()
+
+
+# -- the end of a program --
+
+ENDS = {
+    "items that nobody reads": "q.put_many(range(1000))",
+    "a full queue": "full.put(1)",
+    "tasks that nobody does": "tasks.put_many(range(10)); tasks.get()",
+    "a daemon thread in get": "daemon(q.get)",
+    "a daemon thread in put": "full.put(1); daemon(full.put, 2)",
+    "a daemon thread in join": "tasks.put(1); daemon(tasks.join)",
+    "a daemon thread in recv": "daemon(left.recv)",
+    "a daemon thread in poll": "daemon(left.poll, None)",
+    "a daemon thread in wait": "daemon(fiberq.wait, [left, q])",
+    "ten daemon threads that put and get": "[daemon(forever) for _ in range(10)]",
+    "an exception": "raise_at_the_end = True",
+}
+
+PRELUDE = """
+import os, signal, threading, time
+import fiberq
+q, full, tasks = fiberq.Queue(), fiberq.Queue(1), fiberq.JoinableQueue()
+left, right = fiberq.Pipe()
+raise_at_the_end = False
+
+def forever():
+    while True:
+        q.put(1)
+        q.get()
+
+def daemon(target, *args):
+    begun = threading.Event()
+    def run():
+        begun.set()
+        target(*args)
+    threading.Thread(target=run, daemon=True).start()
+    begun.wait()
+    time.sleep(0.05)  # most likely it blocks by now; where not, it will amid the end
+"""
+
+
+@pytest.mark.parametrize("gone", [False, True], ids=["the node is there", "the node is gone"])
+@pytest.mark.parametrize("what", ENDS)
+def test_no_program_hangs_at_its_end(program: type[Program], what: str, gone: bool) -> None:
+    running = program(
+        PRELUDE
+        + ENDS[what]
+        + """
+print("ready", flush=True)
+input()
+if raise_at_the_end:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    raise SystemExit("this is why")
+"""
+    )
+    assert running.read() == "ready"
+    if gone:
+        node = node_of(running.pid)
+        os.kill(node, signal.SIGKILL)
+        # A thread that was blocked says on standard error why it ends, as it should.
+    began = time.monotonic()
+    running.write("go")
+    running.wait(1 if what == "an exception" else 0)
+    assert time.monotonic() - began < 1.0 + NOISE
+
+
+def test_a_forked_child_ends_though_a_thread_of_its_parent_was_blocked(program: type[Program]) -> None:
+    running = program(
+        PRELUDE
+        + """
+daemon(q.get)
+daemon(tasks.join)
+full.put(1)
+daemon(full.put, 2)
+for _ in range(10):
+    child = os.fork()
+    if child == 0:
+        full.qsize()
+        raise SystemExit(0)
+    assert os.waitpid(child, 0)[1] == 0
+print("done", flush=True)
+"""
+    )
+    assert running.read() == "done"
+    running.wait()
+
+
+class Joining:
+    """A thread that calls `join`."""
+
+    def __init__(self, q: JoinableQueue[int]) -> None:
+        self._q = q
+        self._result: object = None
+        self._thread = threading.Thread(target=self._join)
+        self._thread.start()
+        link = q._channel.attach()
+        until(lambda: any(type(target).__name__ == "Request" for target in [*link._parked, link._driving]))
+
+    def _join(self) -> None:
+        try:
+            self._result = self._q.join(PATIENCE)
+        except Exception as error:
+            self._result = type(error)
+
+    def result(self) -> object:
+        self._thread.join(PATIENCE / 2)
+        assert not self._thread.is_alive()
+        return self._result
+
+
+def test_a_join_ends_when_an_immediate_shutdown_drops_the_tasks() -> None:
+    with JoinableQueue[int]() as q:
+        q.put(1)
+        joining = Joining(q)
+        q.shutdown(immediate=True)
+        assert joining.result() is True
+
+
+def test_a_join_goes_on_when_another_thread_closes_its_handle_while_others_can_do_the_tasks() -> None:
+    q: JoinableQueue[int] = JoinableQueue()
+    q.put(1)
+    with pickle.loads(pickle.dumps(q)) as other:
+        assert other.qsize() == 1
+        joining = Joining(q)
+        q.close()
+        assert other.get(timeout=PATIENCE) == 1
+        other.task_done()
+        assert joining.result() is True
+
+
+def test_a_join_ends_when_the_last_handle_is_closed() -> None:
+    q: JoinableQueue[int] = JoinableQueue()
+    q.put(1)
+    joining = Joining(q)
+    q.close()
+    assert joining.result() is HandleError
