@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import pytest
-from support import NOISE, PATIENCE, Program, interrupted, node_of, until
+from support import NOISE, PATIENCE, Crew, Program, every_method, interrupted, node_of, until
 
 import fiberq
 from fiberq import JoinableQueue, Pipe, Queue, SimpleQueue
@@ -362,3 +362,28 @@ def test_a_join_ends_when_the_last_handle_is_closed() -> None:
     joining = Joining(q)
     q.close()
     assert joining.result() is HandleError
+
+
+# -- death while blocked --
+
+
+def block(q: Queue[Any], things: tuple[Any, ...], name: str) -> None:
+    """In a process: call what blocks."""
+    mine = Things.__new__(Things)
+    mine.simple, mine.empty, mine.full, mine.tasks, mine.left, mine.right = things
+    q.put(name)
+    FOREVER[name](mine)
+
+
+@every_method
+def test_whoever_is_killed_while_it_blocks_takes_nothing_with_it(things: Things, crew: Crew) -> None:
+    everything = (things.simple, things.empty, things.full, things.tasks, things.left, things.right)
+    with Queue[str]() as begun:
+        processes = [crew.start(block, begun, everything, name) for name in FOREVER]
+        assert {begun.get(timeout=3 * PATIENCE) for _ in processes} == set(FOREVER)
+        time.sleep(0.1)  # by now most of them block
+        for process in processes:
+            assert process.is_alive()
+            crew.kill(process)
+    things.check()
+    things.close()  # its queues are not gone: that is, no slot and no task is lost with the killed
