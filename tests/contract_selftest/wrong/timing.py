@@ -45,15 +45,21 @@ class CountingServer(Server):
         return event if event is None or event.peer in self.heard else None
 
 
-class RoundsZeroUp(Right):
-    """A client's timeout of 0 lasts a tick of a tenth of a second."""
+class BacksOffAtZero(Right):
+    """A client whose timeout of 0 found nothing twenty times in a row waits a tick of a tenth of a second each time."""
 
     breaks = "TIME-1"
     also = QUEUES
 
     class Client(Client):
+        def set_up(self) -> None:
+            super().set_up()
+            self.looks = 0
+
         def recv(self, timeout: float | None) -> Sequence[Buffer] | None:
-            return super().recv(0.1 if timeout == 0 else timeout)
+            parts = super().recv(0.1 if timeout == 0 and self.looks >= 20 else timeout)
+            self.looks = self.looks + 1 if parts is None else 0
+            return parts
 
 
 class BeginsAnewWithEachNewcomer(Right):
