@@ -31,7 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--compare", nargs="+", default=[], metavar="NAME", help="test these, and put them side by side"
     )
     parser.add_argument(
-        "--quick", action="store_true", help="less than a minute: one address scheme, and no slow tests"
+        "--quick",
+        action="store_true",
+        help="half a minute: one address scheme, forked workers, pull queues, and no slow tests",
     )
     parser.add_argument(
         "--rule", action="append", default=[], metavar="ID", help="only this rule, or area: MSG-1, or MSG (repeatable)"

@@ -20,6 +20,7 @@ from . import plugin
 from .lab import Lab, Wire
 from .queues_lab import crew as crew
 from .queues_lab import kind as kind
+from .queues_lab import kinds, methods
 from .queues_lab import method as method
 from .recorder import Recorder
 
@@ -53,8 +54,12 @@ def transport_class(config: pytest.Config) -> type[Transport]:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    # Without a transport there is nothing to test; raised here, that would be told once for each module.
-    if "wire" in metafunc.fixturenames and metafunc.config.getoption("--transport", None) is not None:
+    if metafunc.config.getoption("--transport", None) is None:
+        return  # there is nothing to test; raised here, that would be told once for each module
+    for name, values in (("kind", kinds), ("method", methods)):
+        if name in metafunc.fixturenames:
+            metafunc.parametrize(name, values(metafunc.config), indirect=True)
+    if "wire" in metafunc.fixturenames:
         capabilities = transport_class(metafunc.config).capabilities
         marker = metafunc.definition.get_closest_marker
         only = marker("scheme")

@@ -13,7 +13,11 @@ __all__ = ["pytest_addoption", "pytest_configure"]
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("fiberq", "the fiberq contract suite")
     group.addoption("--transport", metavar="NAME", help="the fiberq transport that the contract suite tests")
-    group.addoption("--fiberq-quick", action="store_true", help="test on one address scheme, and leave out slow tests")
+    group.addoption(
+        "--fiberq-quick",
+        action="store_true",
+        help="test on one address scheme, with forked workers and pull queues only, and leave out slow tests",
+    )
     group.addoption("--fiberq-rule", action="append", default=[], metavar="ID", help="only the tests of these rules")
     group.addoption("--fiberq-events", metavar="FILE", help="append what happens to FILE, as JSON lines")
 

@@ -164,15 +164,24 @@ class Crew:
                 stack.callback(handle.close)
 
 
-@pytest.fixture(params=["spawn", "fork"])
-def method(request: pytest.FixtureRequest, pytestconfig: pytest.Config) -> str:
-    """How the test's workers are started; forked only where the transport can."""
-    if request.param == "fork" and not registry.load(pytestconfig.getoption("--transport")).capabilities.forks:
-        pytest.skip("declares that it cannot fork")
+def methods(config: pytest.Config) -> list[str]:
+    """How workers are started where a test wants each method: forking is quicker, and only for transports that can."""
+    forks = registry.load(config.getoption("--transport")).capabilities.forks
+    return (["fork"] if config.getoption("--fiberq-quick") else ["spawn", "fork"]) if forks else ["spawn"]
+
+
+def kinds(config: pytest.Config) -> list[str]:
+    """The kinds of queues where a test wants each."""
+    return ["pull"] if config.getoption("--fiberq-quick") else ["pull", "push"]
+
+
+@pytest.fixture
+def method(request: pytest.FixtureRequest) -> str:
+    """How the test's workers are started."""
     return str(request.param)
 
 
-@pytest.fixture(params=["pull", "push"])
+@pytest.fixture
 def kind(request: pytest.FixtureRequest) -> str:
     """The kind of the test's queue."""
     return str(request.param)
@@ -180,7 +189,7 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def crew(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Crew]:
-    """Queues and pipes on the transport under test; workers, which are spawned if the test has no `method`."""
+    """Queues and pipes on the transport under test; workers, started by the first of `methods` if the test has none."""
     name = request.config.getoption("--transport")
     if "ipc" not in registry.load(name).capabilities.schemes:
         pytest.skip("has no ipc:// addresses, at which a program's own node listens")
@@ -189,7 +198,8 @@ def crew(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
     monkeypatch.delattr(main, "__file__", raising=False)
     signal.alarm(min(_HANG, signal.alarm(0)))  # the watchdog's handler is there, and takes it off
     config.update(transport=name, node=None)
-    crew = Crew(request.getfixturevalue("method") if "method" in request.fixturenames else "spawn")
+    method = "method" in request.fixturenames and request.getfixturevalue("method")
+    crew = Crew(method or methods(request.config)[0])
     try:
         yield crew
     finally:

@@ -220,6 +220,7 @@ def assert_leaks_nothing(cycle: Callable[[], None], count: int) -> None:
 
 
 @rule("CLOSE-8")
+@pytest.mark.slow
 def test_200_cycles_of_open_and_close_leak_no_descriptor(lab: Lab) -> None:
     def cycle() -> None:
         server, client = lab.transport.server(lab.wire.credentials), lab.transport.client(lab.wire.credentials)

@@ -118,6 +118,7 @@ def test_a_client_does_not_talk_to_a_server_without_its_credentials(lab: Lab, cr
 
 @rule("AUTH-5")
 @pytest.mark.credentials
+@pytest.mark.slow
 def test_servers_with_different_credentials_live_in_one_transport(lab: Lab) -> None:
     mine = secured(lab)
     hubs: list[tuple[Hub, Credentials | None]] = []

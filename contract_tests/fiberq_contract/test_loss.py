@@ -185,6 +185,7 @@ def test_a_stopped_client_is_not_lost(lab: Lab) -> None:
 
 
 @rule("LOSS-6")
+@pytest.mark.slow
 def test_a_stopped_server_is_not_lost(lab: Lab) -> None:
     child, client = served(lab)
     child.signal(signal.SIGSTOP)

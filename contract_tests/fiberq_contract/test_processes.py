@@ -10,9 +10,19 @@ from . import child as roles
 from .lab import PATIENCE, Hub, Lab
 from .rules import rule
 
+WAYS = pytest.mark.parametrize(
+    "how",
+    [
+        pytest.param("os._exit", marks=pytest.mark.slow),
+        "sys.exit",
+        pytest.param("multiprocessing", marks=pytest.mark.slow),
+    ],
+)
+"""How forked children come about and end."""
+
 
 @rule("PROC-1")
-@pytest.mark.parametrize("how", ["os._exit", "sys.exit", "multiprocessing"])
+@WAYS
 def test_a_forked_child_uses_a_new_transport_and_the_parent_goes_on(lab: Lab, how: str) -> None:
     if not lab.capabilities.forks:
         pytest.skip("declares that it cannot fork")
@@ -23,7 +33,7 @@ def test_a_forked_child_uses_a_new_transport_and_the_parent_goes_on(lab: Lab, ho
 
 
 @rule("PROC-2")
-@pytest.mark.parametrize("how", ["os._exit", "sys.exit", "multiprocessing"])
+@WAYS
 def test_three_generations_of_forks_work(lab: Lab, how: str) -> None:
     if not lab.capabilities.forks:
         pytest.skip("declares that it cannot fork")

@@ -211,6 +211,7 @@ def test_an_item_comes_at_once_to_a_reader_that_waits(crew: Crew, kind: str) -> 
 
 
 @rule("QUEUE-9")
+@pytest.mark.slow
 def test_an_item_of_a_process_that_does_nothing_else_comes_at_once(crew: Crew) -> None:
     q = crew.pull()
     worker = crew.worker(q)

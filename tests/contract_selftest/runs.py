@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from wrong import everyone, usable
 from wrong.right import Right
 
-__all__ = ["Runs", "broken", "install"]
+__all__ = ["Runs", "broken", "install", "may_break"]
 
 JOBS = int(os.environ.get("FIBERQ__SELFTEST_JOBS", "3"))
 """Runs at the same time; they wait more than they work."""
@@ -60,3 +60,8 @@ class Runs:
 def broken(report: Report) -> set[str]:
     """The rules that the suite found broken."""
     return {each.id for each in report.having("broken")}
+
+
+def may_break(wrong: type[Right]) -> set[str]:
+    """The rule that a wrong transport breaks, and those that may be broken with it."""
+    return {each for each in RULES if each == wrong.breaks or {each, each.partition("-")[0]} & wrong.also}

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from fiberq_contract.rules import AREAS, RULES
-from runs import Runs, broken, install
+from runs import Runs, broken, install, may_break
 from wrong import usable
 from wrong.right import Right
 
@@ -65,7 +65,7 @@ def main() -> int:
     results = {**json.loads(RESULTS.read_text()), **found} if sys.argv[1:] else found
     RESULTS.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
     fails = {each.name: set(results.get(each.name, ())) for each in (Right, *usable())}
-    astray = [each for each in usable() if not {each.breaks} <= fails[each.name] <= {each.breaks} | each.also]
+    astray = [each for each in usable() if not {each.breaks} <= fails[each.name] <= may_break(each)]
     astray += [Right] * bool(fails[Right.name])
     for each in astray:
         print(f"{each.name} breaks {', '.join(sorted(fails[each.name])) or 'nothing'}")

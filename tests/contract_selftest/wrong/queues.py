@@ -801,7 +801,7 @@ class PutsIntoAnother(Right):
 
 
 class DelaysOneInThreeHundred(Right):
-    """Every 300th lone item that a push queue sends to a reader leaves 0.8 s late."""
+    """Every 300th lone item that a pull queue sends to a reader leaves 0.8 s late."""
 
     breaks = "QUEUE-9"
 
@@ -812,7 +812,7 @@ class DelaysOneInThreeHundred(Right):
             self.leaves_at: dict[Hashable, float] = {}
 
         def outgoing(self, peer: Hashable, frame: Received) -> Received:
-            if frame.kind == DELIVER and self.kinds[frame.channel] == "push" and count(frame) == 1:
+            if frame.kind == DELIVER and self.kinds[frame.channel] == "pull" and count(frame) == 1:
                 self.singly[Use(peer, frame.channel)] += 1
                 if self.singly[Use(peer, frame.channel)] % 300 == 0:
                     self.leaves_at[peer] = time.monotonic() + 0.8

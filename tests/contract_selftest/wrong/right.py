@@ -9,9 +9,6 @@ import threading
 from collections.abc import Hashable, Sequence
 from typing import Any, ClassVar
 
-from fiberq_contract.report import NODE_AREAS
-from fiberq_contract.rules import RULES
-
 from fiberq import registry
 from fiberq.abc import Buffer, Capabilities, ClientSocket, Credentials, Message, PeerLost, ServerSocket, Transport
 from fiberq.errors import FiberqError
@@ -127,8 +124,8 @@ class FlagClient(Client):
             self.flag.close()
 
 
-QUEUES = frozenset(each for each, rule in RULES.items() if rule.area in NODE_AREAS)
-"""The rules of queues and pipes, which may break with anything that they are made of."""
+QUEUES = frozenset({"PUSH", "PULL", "PIPE", "QUEUE", "BOUND"})
+"""The areas of queues and pipes, whose rules may break with anything that those are made of."""
 
 
 class Right(Transport):
@@ -137,7 +134,7 @@ class Right(Transport):
     breaks: ClassVar[str] = ""
     """The rule that it breaks."""
     also: ClassVar[frozenset[str]] = frozenset()
-    """Rules that may be broken with it, because they are the same promise seen from another side."""
+    """Rules, or areas, that may be broken with it, because they are the same promise seen from another side."""
     needs: ClassVar[frozenset[str]] = frozenset({"ipc"})
     """Capabilities and schemes that the wrapped transport must have for this one to be made of it."""
     name: ClassVar[str] = "right"
