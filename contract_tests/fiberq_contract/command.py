@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--quick",
         action="store_true",
-        help="half a minute: one address scheme, forked workers, pull queues, and no slow tests",
+        help="half a minute: one address scheme, no slow tests",
     )
     parser.add_argument(
         "--rule", action="append", default=[], metavar="ID", help="only this rule, or area: MSG-1, or MSG (repeatable)"

@@ -16,7 +16,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--fiberq-quick",
         action="store_true",
-        help="test on one address scheme, with forked workers and pull queues only, and leave out slow tests",
+        help="test on one address scheme, and leave out slow tests",
     )
     group.addoption("--fiberq-rule", action="append", default=[], metavar="ID", help="only the tests of these rules")
     group.addoption("--fiberq-events", metavar="FILE", help="append what happens to FILE, as JSON lines")
