@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections import deque
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -18,6 +19,7 @@ from fiberq.protocol.writer import Item, Writer
 if TYPE_CHECKING:
     import asyncio
 
+    from fiberq.codec import Flight
     from fiberq.link import Link
 
 _lines: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Reader | Writer, _Line]] = WeakKeyDictionary()
@@ -119,10 +121,10 @@ async def get(link: Link, reader: Reader) -> Any:
     return item
 
 
-async def put(link: Link, writer: Writer, item: Item) -> None:
-    """Put `item` as soon as there is room."""
+async def put(link: Link, writer: Writer, item: Item, flights: Sequence[Flight]) -> None:
+    """Put `item`, with the handles in it, as soon as there is room."""
     waited = False
-    while (not waited and _has_line(writer)) or not link.put_now(writer, item, waited):
+    while (not waited and _has_line(writer)) or not link.put_now(writer, item, flights, waited):
         await _line(link, writer).wait(waited)
         waited = True
 

@@ -7,20 +7,31 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable
-from functools import partial
+from collections.abc import Iterable
 from pickle import dumps, loads
 from threading import get_ident
 from time import monotonic
-from typing import Any
+from typing import Any, cast
 
 from fiberq import aio
 from fiberq.abc import Buffer
-from fiberq.codec import PICKLE, SIMPLE, decode, decode_bytes, encode, encode_bytes, is_shared, sending
+from fiberq.codec import (
+    PICKLE,
+    SIMPLE,
+    Flight,
+    Laden,
+    decode,
+    decode_bytes,
+    encode,
+    encode_bytes,
+    is_shared,
+    sending,
+    unladen,
+)
 from fiberq.errors import ClosedError, ConnectionEnded, HandleError, NodeError, TransportError
 from fiberq.lifeline import SpawnLifeline
 from fiberq.link import MAX_GATHERED, Link
-from fiberq.links import connect
+from fiberq.links import connect, known
 from fiberq.protocol.kinds import Kind
 from fiberq.protocol.reader import Reader
 from fiberq.protocol.writer import SMALL, Item, Writer
@@ -83,10 +94,10 @@ class Channel:
 
     def put(self, obj: object, sync: bool = False, timeout: float | None = None) -> bool:
         """Put an object; return whether a bounded queue had room for it within `timeout` seconds."""
+        item = dumps(obj, 5) if type(obj) in SIMPLE else encode(obj)
         writer = self._writer
         if writer is None or writer.permits is not None:
-            return self._put_first(obj, sync, timeout)
-        item = dumps(obj, 5) if type(obj) in SIMPLE else encode(obj)
+            return self._put(item, sync, timeout)
         if writer.full and not sync and type(item) is bytes and len(item) < SMALL:
             items = writer.items
             items.append(item)
@@ -94,83 +105,72 @@ class Channel:
             count = len(items)
             if writer.full and (count & GATHER or (count < MAX_GATHERED and monotonic() < writer.look_at)):
                 return True
-            self._link.relieve(writer)  # type: ignore[union-attr]
+            (self._link or self.attach()).relieve(writer)
             return True
-        self._put(item, sync)
-        return True
+        return self._put(item, sync, timeout)
 
-    def _put_first(
-        self, obj: object, sync: bool, timeout: float | None, encode: Callable[[Any], Item] = encode
-    ) -> bool:
-        """`put` into a bounded queue, or one that this handle has not put into before."""
-        link, writer = self.attach(), self._attached_writer()
-        if writer.permits is None:
-            self._put(encode(obj), sync)
+    def _put(self, item: Item | Laden, sync: bool = False, timeout: float | None = None) -> bool:
+        """`put` an item that need not only be added to those that gather, or into a bounded queue."""
+        link = self.attach()
+        writer = self._attached_writer(link)
+        if not sync and self._gather(link, writer, item):
             return True
-        if not self._permit(writer, timeout):
+        item, flights = unladen(item)
+        if not link.put(writer, item, _deadline(timeout), flights):
             return False
-        try:  # pickled only now: handles in it are on their way from then on
-            item = encode(obj)
-            link.check_size(item)
-        except BaseException:
-            writer.permits.free.append(None)
-            raise
-        if writer.full and not sync and type(item) is bytes and len(item) < SMALL:
-            writer.items.append(item)
-            if not writer.full or monotonic() >= writer.look_at:
-                link.relieve(writer)
-        else:
-            self._put(item, sync)
-        return True
-
-    def _put(self, item: Item, sync: bool) -> None:
-        link, writer = self.attach(), self._attached_writer()
-        link.put(writer, item)
         if sync:
             link.flush([writer], None)
+        return True
+
+    def _gather(self, link: Link, writer: Writer, item: Item | Laden) -> bool:
+        """Add a small item of a bounded queue to those that gather, if there is a slot for it; whether it was added."""
+        permits = writer.permits
+        if permits is None or not writer.full or type(item) is not bytes or len(item) >= SMALL:
+            return False
+        if len(permits.free) <= permits.low or permits.waiting or writer.ended is not None or not permits.take():
+            return False
+        writer.items.append(item)  # a handler that raises between these two lines takes the slot away
+        if not writer.full or monotonic() >= writer.look_at:
+            link.relieve(writer)
+        return True
 
     def put_many(self, objs: Iterable[object], timeout: float | None = None) -> int:
         """Put objects, all of which are pickled first; return how many a bounded queue had room for in `timeout`."""
         items = [encode(obj) for obj in objs]
-        link, writer, deadline = self.attach(), self._attached_writer(), _deadline(timeout)
+        link, deadline = self.attach(), _deadline(timeout)
+        writer = self._attached_writer(link)
         for item in items:
-            link.check_size(item)
-        if writer.permits is None:
-            link.put_all(writer, items)
+            link.check_size(unladen(item)[0])
+        if writer.permits is None and Laden not in set(map(type, items)):
+            link.put_all(writer, cast("list[Item]", items))
             return len(items)
-        for number, item in enumerate(items):
-            if not self._permit(writer, _left(deadline)):
-                return number
-            link.put(writer, item)
+        for number, each in enumerate(items):
+            if not self._gather(link, writer, each):
+                item, flights = unladen(each)
+                if not link.put(writer, item, deadline, flights):
+                    return number
         return len(items)
 
     async def aput(self, obj: object) -> None:
         """As `put`; while there is no room, other coroutines run."""
-        item = encode(obj)
+        item, flights = unladen(encode(obj))
         if is_shared(item):
             item = tuple(bytes(part) for part in item)
-        link, writer = self.attach(), self._attached_writer()
+        link = self.attach()
         link.check_size(item)
-        await aio.put(link, writer, item)
+        await aio.put(link, self._attached_writer(link), item, flights)
 
     async def aget(self) -> Any:
         """As `get`; while there is nothing, other coroutines run. What a task got is its own until it gets again."""
-        return decode(await aio.get(self.attach(), self._attached_reader()))
-
-    def _permit(self, writer: Writer, timeout: float | None) -> bool:
-        """Take a slot of a bounded queue; return whether there was one in time."""
-        permits = writer.permits
-        assert permits is not None
-        if len(permits.free) > permits.low and not permits.waiting and writer.ended is None and permits.take():
-            return True
-        return self._link.permit(writer, _deadline(timeout))  # type: ignore[union-attr]
+        link = self.attach()
+        return decode(await aio.get(link, self._attached_reader(link)))
 
     def get(self, timeout: float | None = None) -> Any:
         """The next object; `NOTHING` if there is none in `timeout` seconds."""
-        reader = self._reader
-        if reader is not None and reader.owner == (thread := get_ident()) and reader.ready:
+        link, reader = self._link, self._reader
+        if reader is not None and link is not None and reader.owner == (thread := get_ident()) and reader.ready:
             if monotonic() > reader.fresh_until:
-                self._link.refresh(reader)  # type: ignore[union-attr]
+                link.refresh(reader)
             ready = reader.ready
             try:
                 # Noted before it is removed: a report that another thread makes in between must call it held.
@@ -181,16 +181,18 @@ class Channel:
             else:
                 reader.current = number
                 if reader.owner != thread:  # another thread came between
-                    self._link.keep(reader, thread, number)  # type: ignore[union-attr]
+                    link.keep(reader, thread, number)
                 if len(ready) < reader.low:
-                    self._link.ask_ahead(reader)  # type: ignore[union-attr]
+                    link.ask_ahead(reader)
                 return loads(item) if type(item) is bytes and item[0] == PICKLE else decode(item)
-        item = self.attach().take(self._attached_reader(), _deadline(timeout))
+        link = self.attach()
+        item = link.take(self._attached_reader(link), _deadline(timeout))
         return NOTHING if item is None else decode(item)
 
     def get_many(self, most: int, timeout: float | None = None) -> list[Any]:
         """As `get`, and what else is there at once, up to `most` objects in all; none if there is none in time."""
-        link, reader = self.attach(), self._attached_reader()
+        link = self.attach()
+        reader = self._attached_reader(link)
         item = link.take(reader, _deadline(timeout), wanted=most)
         if item is None:
             return []
@@ -205,7 +207,8 @@ class Channel:
 
     def done(self) -> bool:
         """The oldest item that this thread got, or else this process, is done; return whether there was one."""
-        return self.attach().done(self._attached_reader(), aio.current_task())
+        link = self.attach()
+        return link.done(self._attached_reader(link), aio.current_task())
 
     def join(self, timeout: float | None) -> bool:
         """Wait until all items are finished; return whether they are in `timeout` seconds."""
@@ -218,20 +221,22 @@ class Channel:
 
     def put_bytes(self, message: bytes | memoryview) -> None:
         """Put what `get_bytes` returns as it is; a memoryview has the format "B"."""
-        self._put_first(message, False, None, encode_bytes)
+        self._put(encode_bytes(message))
 
     def get_bytes(self) -> Buffer:
         """The next item as bytes: what `put_bytes` was given, or a pickle of what `put` was given."""
-        return decode_bytes(self.attach().take(self._attached_reader(), None))
+        link = self.attach()
+        return decode_bytes(link.take(self._attached_reader(link), None))
 
     def poll(self, timeout: float | None = 0.0) -> bool:
         """Whether `get` would return, or raise, at once; waits for that for `timeout` seconds."""
-        return self.attach().poll(self._attached_reader(), _deadline(timeout))
+        link = self.attach()
+        return link.poll(self._attached_reader(link), _deadline(timeout))
 
     def fileno(self) -> int:
         """A descriptor that is readable exactly while `get` would return, or raise, at once."""
         link = self.attach()
-        number = link.bell(self._attached_reader(), new=not self._rings)
+        number = link.bell(self._attached_reader(link), new=not self._rings)
         self._rings = True
         return number
 
@@ -267,8 +272,9 @@ class Channel:
             wait = False
             raise
         finally:
-            self.closed = True
-            self._drop()
+            already, self.closed = self.closed, True
+            if not already:
+                self._drop()
             link = self._link
             if link is not None and not link.forked:
                 if self._writer is not None or self._reader is not None:
@@ -304,19 +310,19 @@ class Channel:
             self._link = link
         return link
 
-    def _attached_writer(self) -> Writer:
-        link = self.attach()
-        if self._writer is None:
-            self._writer = link.writer(self.number)
+    def _attached_writer(self, link: Link) -> Writer:
+        writer = self._writer
+        if writer is None:
+            writer = self._writer = link.writer(self.number)
             if not self._lingers:
-                self._writer.lingers = False
-        return self._writer
+                writer.lingers = False
+        return writer
 
-    def _attached_reader(self) -> Reader:
-        link = self.attach()
-        if self._reader is None:
-            self._reader = link.reader(self.number)
-        return self._reader
+    def _attached_reader(self, link: Link) -> Reader:
+        reader = self._reader
+        if reader is None:
+            reader = self._reader = link.reader(self.number)
+        return reader
 
     def _land(self) -> None:
         """Attach a handle that came from another process and was not used here: only so can it be let go of."""
@@ -329,6 +335,8 @@ class Channel:
     def _drop(self) -> None:
         if self._link is not None:
             self._link.latest().let_go(self.number, self.sides, self._reader if self._rings else None)
+        elif self._token is not None and self._pid == os.getpid() and (link := known(self.endpoint)):
+            link.drop_unused(self._token)
 
     def __del__(self) -> None:
         if not self.closed:
@@ -344,7 +352,7 @@ class Channel:
             self.attach().fly(token, [(self.number, self.sides)], SpawnLifeline(popen))
         elif sending.flights is not None:  # this process holds the channel until whoever gets the item does
             token = os.urandom(8).hex()
-            sending.flights.append(partial(self.attach().fly, token, [(self.number, self.sides)], None))
+            sending.flights.append(Flight(self.attach(), token, [(self.number, self.sides)]))
         return Channel, (self.endpoint, self.number, self.sides, token, self.label)
 
 
@@ -357,10 +365,6 @@ def _spawning() -> Any:
 def new_number() -> int:
     """A channel's number that nobody else will choose; even, because a pipe takes the next one, too."""
     return int.from_bytes(os.urandom(8), "little") & ~1 or new_number()
-
-
-def _left(deadline: float | None) -> float | None:
-    return None if deadline is None else deadline - monotonic()
 
 
 def _deadline(timeout: float | None) -> float | None:

@@ -10,11 +10,14 @@ from __future__ import annotations
 import pickle
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 from fiberq.abc import MAX_PARTS, Buffer
 from fiberq.errors import ItemError
 from fiberq.protocol.writer import Item
+
+if TYPE_CHECKING:
+    from fiberq.link import Link
 
 LARGE: Final = 64 * 1024
 """Bytes from which an item travels as buffers of its own; below, transports are faster when they copy."""
@@ -31,12 +34,33 @@ _HANDLE: Final = b"fiberq.channel"
 """A pickle with this in it may have a handle, which has to be announced."""
 
 
+class Flight(NamedTuple):
+    """A handle in an item: a process that holds what it stands for, until whoever gets the item does."""
+
+    link: Link
+    token: str
+    holds: list[tuple[int, str]]
+
+
 class _Sending(threading.local):
-    flights: list[Callable[[], None]] | None = None
+    flights: list[Flight] | None = None
 
 
 sending: Final = _Sending()
-"""While this thread pickles an item, `flights` gathers what is to be done for the handles in it before it leaves."""
+"""While this thread pickles an item, `flights` gathers the handles in it."""
+
+
+class Laden(NamedTuple):
+    """An item with handles in it, which have to be announced before it leaves."""
+
+    item: Item
+    flights: list[Flight]
+
+
+def unladen(item: Item | Laden) -> tuple[Item, Sequence[Flight]]:
+    """An item and the handles in it."""
+    return item if isinstance(item, Laden) else (item, ())
+
 
 _dumps = pickle.dumps
 _loads = pickle.loads
@@ -44,7 +68,7 @@ SIMPLE: Final = frozenset({int, float, bool, type(None)})
 """Types whose pickle is the item, without a second thought."""
 
 
-def encode(obj: object) -> Item:
+def encode(obj: object) -> Item | Laden:
     """Return the item for `obj`. Raises `ItemError`, which names the cause, if it cannot be pickled."""
     kind = type(obj)
     if kind in SIMPLE or kind is str:
@@ -69,7 +93,9 @@ def encode(obj: object) -> Item:
         error = raised
     if error is not None or data.find(_CONNECTION) >= 0 or data.find(_HANDLE) >= 0:  # `in` takes four times as long
         raws.clear()
-        data = _pickle_with_care(obj, keep_in_band, error)
+        data, flights = _pickle_with_care(obj, keep_in_band, error)
+        if flights:
+            return Laden((data, *raws) if raws or len(data) >= LARGE else data, flights)
     return (data, *raws) if raws or len(data) >= LARGE else data
 
 
@@ -115,17 +141,14 @@ def is_shared(item: Item) -> bool:
 
 def _pickle_with_care(
     obj: object, keep_in_band: Callable[[pickle.PickleBuffer], bool], error: Exception | None
-) -> bytes:
-    """Pickle what plain pickle cannot, or gets wrong; and see to the handles in it."""
-    flights: list[Callable[[], None]] = []
+) -> tuple[bytes, list[Flight]]:
+    """Pickle what plain pickle cannot, or gets wrong; and return the handles in it, too."""
+    flights: list[Flight] = []
     sending.flights = flights
     try:
-        data = _pickle_otherwise(obj, keep_in_band, error)
-        for fly in flights:
-            fly()
+        return _pickle_otherwise(obj, keep_in_band, error), flights
     finally:
         sending.flights = None
-    return data
 
 
 def _pickle_otherwise(

@@ -35,6 +35,7 @@ from fiberq.protocol.client import Client, Request
 from fiberq.protocol.kinds import Kind
 from fiberq.protocol.reader import FRESH, Reader
 from fiberq.protocol.session import drain
+from fiberq.protocol.slots import Permits
 from fiberq.protocol.writer import SMALL, Item, Writer
 from fiberq.protocol.writer import size as size_of
 from fiberq.registry import make_client
@@ -56,6 +57,14 @@ MAX_GATHERED: Final = 4096
 
 MAX_GATHERED_BYTES: Final = 16 << 20
 """Bytes of larger items that gather in a process before `put` waits."""
+
+MAX_PAUSED: Final = 64
+MAX_PAUSED_BYTES: Final = 64 << 10
+"""The same while the node is full. It is sent all the same before a report: a result comes before its task's end."""
+
+MAX_UNDER_WAY: Final = 32
+"""Frames of one writer that are under way, because reports follow each other faster than the node takes in results,
+before `put` waits."""
 
 _NOBODY, _IO, _CALLER = 0, 1, 2
 
@@ -103,6 +112,7 @@ class Link:
         self._down = False
         self._closed = False
         self._dropped: deque[tuple[int, str, Reader | None]] = deque()  # holds whose last handle was garbage collected
+        self._unused: deque[str] = deque()  # tokens of handles that came in items and were garbage collected
         self._handles: dict[tuple[int, str], int] = {}
         self._opening: list[tuple[int, str]] = []  # what the node is being asked for: not to be released meanwhile
         self._kinds: dict[int, Kind] = {}
@@ -189,6 +199,10 @@ class Link:
         """One handle less, which had asked for `rang`'s bell; safe in a destructor: it neither blocks nor locks."""
         self._dropped.append((channel, sides, rang))
 
+    def drop_unused(self, token: str) -> None:
+        """A handle that came under `token` is gone, and was never used; safe in a destructor."""
+        self._unused.append(token)
+
     def collect(self) -> None:
         """Begin to release what was let go of; never blocks."""
         with self._lock:
@@ -219,8 +233,11 @@ class Link:
             self._check()
             if lifeline is not None:
                 self._flights[token] = lifeline
-            self._client.tell(time.monotonic(), op="flight", token=token, holds=holds)
+            self._announce(token, holds, time.monotonic())
             self._transmit(time.monotonic())
+
+    def _announce(self, token: str, holds: list[tuple[int, str]], now: float) -> None:
+        self._client.tell(now, op="flight", token=token, holds=holds)
 
     def holds(self) -> list[tuple[int, str]]:
         return [key for key, handles in list(self._handles.items()) if handles > 0]
@@ -230,33 +247,82 @@ class Link:
 
     def writer(self, channel: int) -> Writer:
         with self._lock:
-            return self._client.writer(channel, self._kinds[channel])
+            return self._client.writer(channel, self._kind(channel))
 
     def reader(self, channel: int) -> Reader:
         with self._lock:
-            return self._client.readers.setdefault(channel, Reader(channel, self._kinds[channel]))
+            return self._client.readers.setdefault(channel, Reader(channel, self._kind(channel)))
+
+    def _kind(self, channel: int) -> Kind:
+        try:
+            return self._kinds[channel]
+        except KeyError:  # another thread closed the last handle on it
+            raise _ended("closed") from None
 
     # -- for handles: putting --
 
-    def put(self, writer: Writer, item: Item) -> None:
-        """Take `item`; blocks while too much has gathered, and for memory that the caller may change, until the node
-        has accepted it. Raises `ItemError` for an item that is larger than the node takes."""
-        size = self.check_size(item)
-        with self._lock:
-            self._check(writer)
-            writer.items.append(item)
-            if size >= SMALL:
-                writer.bulk += size
-            now = time.monotonic()
-            if writer.full:
-                self._receive(now)
-            self._client.pump(writer, now)
-            self._transmit(now)
-            self._io_needed(writer)
+    def put(
+        self, writer: Writer, item: Item, deadline: float | None = None, flights: Sequence[codec.Flight] = ()
+    ) -> bool:
+        """Take `item`, which has handles that are to be in flight; return whether a bounded queue had a slot for it by
+        `deadline`. Blocks until then, while too much has gathered, and, for memory that the caller may change, until
+        the node has accepted it. Raises `ItemError` for an item that is larger than the node takes.
+
+        A caller that does not want to wait for a slot gets the node's answer all the same.
+        """
+        self.check_size(item)
+        for flight in flights:
+            if flight.link is not self:
+                flight.link.fly(flight.token, flight.holds, None)
+        if writer.permits is None:
+            with self._lock:
+                self._add(writer, item, flights, time.monotonic())
+        elif not self._put_with_slot(writer, writer.permits, item, deadline, flights):
+            return False
         if codec.is_shared(item):
             self.flush([writer], None)
         elif not _has_room(writer):
             self._wait_for_room(writer)
+        return True
+
+    def _put_with_slot(
+        self, writer: Writer, permits: Permits, item: Item, deadline: float | None, flights: Sequence[codec.Flight]
+    ) -> bool:
+        """Take a slot and `item`, both or neither; return whether there was a slot by `deadline`."""
+
+        def look(now: float, waited: bool) -> bool | None:
+            self._check(writer)
+            if not permits.take():
+                return None
+            permits.taken(self._client.session, now, waited)
+            self._add(writer, item, flights, now)
+            return True
+
+        if permits.free and not permits.waiting:
+            with self._lock:
+                if look(time.monotonic(), False):
+                    return True
+        return self._obtain(writer, permits, deadline, look) is not None
+
+    def _add(self, writer: Writer, item: Item, flights: Sequence[codec.Flight], now: float) -> None:
+        """Let `item` gather, and leave if it can; under the lock."""
+        self._check(writer)
+        for flight in flights:
+            if flight.link is self:
+                self._announce(flight.token, flight.holds, now)
+        writer.items.append(item)
+        size = size_of(item)
+        if size >= SMALL:
+            writer.bulk += size
+        self._move(writer, now)
+
+    def _move(self, writer: Writer, now: float) -> None:
+        """Let what has gathered leave if it can; under the lock."""
+        if writer.full:
+            self._receive(now)
+        self._client.pump(writer, now)
+        self._transmit(now)
+        self._io_needed(writer)
 
     def put_all(self, writer: Writer, items: Sequence[Item]) -> None:
         """Take items; blocks as `put` does."""
@@ -266,65 +332,17 @@ class Link:
                 self._check(writer)
                 writer.items += some
                 writer.bulk += sum(filter(SMALL.__le__, map(size_of, some)))
-                now = time.monotonic()
-                self._receive(now)
-                self._client.pump(writer, now)
-                self._transmit(now)
-                self._io_needed(writer)
+                self._move(writer, time.monotonic())
             if any(map(codec.is_shared, some)):
                 self.flush([writer], None)
             elif not _has_room(writer):
                 self._wait_for_room(writer)
 
-    def check_size(self, item: Item) -> int:
-        """The bytes of `item`; raises `ItemError` if they are more than the node takes."""
+    def check_size(self, item: Item) -> None:
+        """Raise `ItemError` if `item` has more bytes than the node takes."""
         size = size_of(item)
         if size > self._client.max_bytes:
             raise ItemError(f"an item of {size} bytes cannot be put: the node holds {self._client.max_bytes} bytes")
-        return size
-
-    def permit(self, writer: Writer, deadline: float | None) -> bool:
-        """Take a slot of a bounded queue; return whether there was one by `deadline`. Blocks until then.
-
-        A caller that does not want to wait gets the node's answer all the same.
-        """
-        permits, session = writer.permits, self._client.session
-        assert permits is not None
-        at_once = deadline is not None and deadline <= time.monotonic()
-        waits = False
-        request: Request | None = None
-
-        def step(now: float) -> bool | None:
-            nonlocal waits, request
-            self._check(writer)
-            if permits.take():
-                if waits:
-                    waits = False
-                    permits.waiting -= 1
-                    permits.arrived(now)
-                else:
-                    permits.taken(session, now)
-                return True
-            if not waits:
-                waits = True
-                permits.waiting += 1
-                self._progress(writer.channel, now)  # what this process got itself makes room
-            permits.ask(session, now)
-            if request is None and deadline is not None:
-                request = self._client.request(now, op="stat", channel=writer.channel, **{"for": "slot"})
-            return False if at_once and request is not None and request.answer is not None else None
-
-        try:
-            if at_once:
-                return self._answered(step, session)
-            return bool(self._until(step, writer, deadline))
-        finally:
-            if waits:
-                with self._lock:
-                    permits.waiting -= 1
-                    if not self.error and not self.forked:
-                        permits.cancel(session, time.monotonic())
-                        self._transmit(time.monotonic())
 
     def relieve(self, writer: Writer) -> None:
         """Send what has gathered in `writer`, if it can leave; block while too much has."""
@@ -333,11 +351,7 @@ class Link:
             if writer.shut and writer.items:
                 writer.items.pop()  # it was put after all that was there had been sent: each caller takes one back
                 self._check(writer)
-            now = time.monotonic()
-            self._receive(now)
-            self._client.pump(writer, now)
-            self._transmit(now)
-            self._io_needed(writer)
+            self._move(writer, time.monotonic())
         if not _has_room(writer):
             self._wait_for_room(writer)
 
@@ -345,7 +359,7 @@ class Link:
         """Block until the node has accepted all that was put; return whether it has within `timeout` seconds. Without
         `writers`: into all of them for which the end of the process waits."""
         session = self._client.session
-        wanted = [each for each in self._client.writers.values() if each.lingers] if writers is None else writers
+        wanted = [each for each in list(self._client.writers.values()) if each.lingers] if writers is None else writers
 
         def step(now: float) -> bool | None:
             for writer in wanted:
@@ -371,7 +385,7 @@ class Link:
     def take(self, reader: Reader, deadline: float | None, caller: Hashable = None, wanted: int = 1) -> Any:
         """Return the next item; `None` if there is none at `deadline`. Blocks until then. It is held by `caller`, by
         default by this thread, who has use for `wanted` items."""
-        caller = caller or threading.get_ident()
+        caller = caller or _here(reader)
         session = self._client.session
 
         def look(now: float, waited: bool) -> Any:
@@ -389,7 +403,7 @@ class Link:
 
         while True:
             try:
-                got = self._obtain(reader, deadline, look, wanted)
+                got = self._obtain(reader, reader, deadline, look, wanted)
                 break
             except ShutDown:
                 if not self._filled_again(reader):
@@ -410,7 +424,7 @@ class Link:
     def take_more(self, reader: Reader, most: int) -> list[Any]:
         """Return what else is there at once, at most `most` items, for a thread that has just taken one."""
         with self._lock:
-            items = reader.take_more(threading.get_ident(), most)
+            items = reader.take_more(_here(reader), most)
             now = time.monotonic()
             if len(reader.ready) < reader.low:
                 reader.ask_ahead(self._client.session, now)
@@ -422,7 +436,7 @@ class Link:
     def untake(self, reader: Reader, items: Sequence[Any]) -> None:
         """Put back the last `items` that this thread took: it could not read the first of them."""
         with self._lock:
-            reader.untake(threading.get_ident(), items)
+            reader.untake(_here(reader), items)
             if reader in self._bells:
                 self._ring(reader)
 
@@ -430,7 +444,7 @@ class Link:
         """An item is done: the oldest of this thread, or else of this process. Return whether there was one."""
         with self._lock:
             self._check()
-            there_was = reader.done(caller or threading.get_ident())
+            there_was = reader.done(caller or _here(reader))
             self._progress_later(reader, time.monotonic())
         return there_was
 
@@ -440,17 +454,24 @@ class Link:
 
     def poll(self, reader: Reader, deadline: float | None) -> bool:
         """Return whether an item can be taken without waiting; blocks for one until `deadline`. `EOFError` is one."""
-        return bool(self._obtain(reader, deadline, lambda *_: bool(reader.ready or reader.ended) or None))
+        return bool(self._obtain(reader, reader, deadline, lambda *_: bool(reader.ready or reader.ended) or None))
 
     def _obtain(
-        self, reader: Reader, deadline: float | None, look: Callable[[float, bool], T | None], wanted: int = 1
+        self,
+        target: Reader | Writer,
+        waiter: Reader | Permits,
+        deadline: float | None,
+        look: Callable[[float, bool], T | None],
+        wanted: int = 1,
     ) -> T | None:
-        """Call `look` until it returns something, and see to it that the node sends it; `None` at `deadline`.
+        """Call `look` until it returns something, and see to it that the node sends `waiter` an item, or a slot; `None`
+        at `deadline`.
 
         A caller that does not want to wait gets the node's answer all the same: what is there is found.
         """
         session = self._client.session
         at_once = deadline is not None and deadline <= time.monotonic()
+        wants = "item" if waiter is target else "slot"
         waits = False
         recalls = -1
         request: Request | None = None
@@ -461,26 +482,38 @@ class Link:
             if got is not None:
                 if waits:
                     waits = False
-                    reader.waiting -= 1
+                    waiter.waiting -= 1
                 return (got,)
             if not waits:
                 waits = True
-                reader.waiting += 1
+                waiter.waiting += 1
+                if wants == "slot":
+                    self._progress(target.channel, now)  # what this process got itself makes room
             if not at_once:
-                reader.ask(session, now, wanted)
-            elif recalls != reader.recalls:  # the node has not heard, or sent nothing until it got what went back
-                recalls = reader.recalls
-                reader.ask(session, now, wanted)
-                request = self._client.request(now, op="stat", channel=reader.channel, **{"for": "item"})
-            answered = request is not None and request.answer is not None
-            return (None,) if answered and not reader.giving else None
+                waiter.ask(session, now, wanted)
+            if (at_once or (deadline is not None and wants == "slot")) and recalls != waiter.recalls:
+                # The node has not heard of this caller, or sent it nothing until it got what went back.
+                recalls = waiter.recalls
+                waiter.ask(session, now, wanted)
+                request = self._client.request(now, op="stat", channel=target.channel, **{"for": wants})
+            answered = at_once and request is not None and request.answer is not None
+            return (None,) if answered and not waiter.giving else None
 
         try:
-            found = self._answered(step, session) if at_once else self._until(step, reader, deadline)
+            found = self._answered(step, session) if at_once else self._until(step, target, deadline)
         finally:
             if waits:
-                self._stop_waiting(reader)
+                with self._lock:
+                    self._withdraw(target, waiter)
         return None if found is None else found[0]
+
+    def _withdraw(self, target: Reader | Writer, waiter: Reader | Permits) -> None:
+        """A caller waits no more; under the lock."""
+        waiter.waiting -= 1
+        if not (waiter.waiting or _ready(target) or self.error or self.forked or self._closed):
+            now = time.monotonic()
+            waiter.cancel(self._client.session, now)
+            self._transmit(now)
 
     def bell(self, reader: Reader, new: bool) -> int:
         """Return a descriptor that is readable exactly while `take` would return or raise at once.
@@ -569,7 +602,9 @@ class Link:
         """Tell the node how many coroutines wait."""
         with self._lock:
             now, session = time.monotonic(), self._client.session
-            if isinstance(target, Reader):
+            if target.ended:
+                pass
+            elif isinstance(target, Reader):
                 target.ask(session, now)
             elif target.permits is not None:
                 self._progress(target.channel, now)
@@ -580,16 +615,13 @@ class Link:
 
     def end_wait(self, target: Reader | Writer) -> None:
         """A coroutine waits no more."""
+        if self.forked:
+            return
         with self._lock:
             self._unlisten(target)
-            now, session = time.monotonic(), self._client.session
             waiter = target if isinstance(target, Reader) else target.permits
-            if waiter is None:
-                return
-            waiter.waiting -= 1
-            if not (waiter.waiting or _ready(target) or self.error or self.forked or self._closed):
-                waiter.cancel(session, now)
-                self._transmit(now)
+            if waiter is not None:
+                self._withdraw(target, waiter)
             self._hurry_io_thread()
 
     def hear(self, target: Reader | Writer) -> int:
@@ -625,12 +657,14 @@ class Link:
 
     def finish(self, reader: Reader, caller: Hashable) -> None:
         """`caller`, which was no thread, has ended: what it held is finished."""
+        if self.forked:
+            return
         with self._lock:
-            if not (self.error or self._closed or self.forked):
+            if not (self.error or self._closed):
                 reader.finish(caller)
                 self._progress_later(reader, time.monotonic())
 
-    def put_now(self, writer: Writer, item: Item, waited: bool = False) -> bool:
+    def put_now(self, writer: Writer, item: Item, flights: Sequence[codec.Flight] = (), waited: bool = False) -> bool:
         """Take `item`, which refers to nothing that may change, if there is room and a slot; return whether there was.
         The caller may have `waited` for that.
 
@@ -640,19 +674,12 @@ class Link:
             self._check(writer)
             now = time.monotonic()
             self._receive(now)
-            self._client.pump(writer, now)
             permits = writer.permits
             there_is = _has_room(writer) and (permits is None or permits.take())
             if there_is:
-                if permits is not None and waited:
-                    permits.arrived(now)
-                elif permits is not None:
-                    permits.taken(self._client.session, now)
-                writer.items.append(item)
-                if size_of(item) >= SMALL:
-                    writer.bulk += size_of(item)
-                self._client.pump(writer, now)
-                self._io_needed(writer)
+                if permits is not None:
+                    permits.taken(self._client.session, now, waited)
+                self._add(writer, item, flights, now)
             self._transmit(now)
             self._ring(writer)
         return there_is
@@ -679,19 +706,14 @@ class Link:
             reader.ask_ahead(self._client.session, now)
             self._transmit(now)
 
-    def _stop_waiting(self, reader: Reader) -> None:
-        with self._lock:
-            reader.waiting -= 1
-            now = time.monotonic()
-            if not reader.waiting and not reader.ready and not self.error and not self.forked:
-                reader.cancel(self._client.session, now)
-                self._transmit(now)
-
     # -- for handles: questions --
 
     def join(self, channel: int, deadline: float | None) -> bool:
         """Block until all items are finished; return whether they are at `deadline`, or, if that has passed, now."""
         if deadline is not None and deadline <= time.monotonic():
+            with self._lock:
+                self._check()
+                self._progress(channel, time.monotonic())
             answer = self.ask(op="join", channel=channel, at_once=True)
             return _granted(answer)["finished"] is True
         with self._lock:
@@ -997,6 +1019,8 @@ class Link:
 
     def _collect(self, now: float) -> None:
         """Release what handles let go of."""
+        while self._unused:
+            self._client.tell(now, op="unused", token=self._unused.popleft())
         for _ in range(len(self._dropped)):
             channel, sides, rang = self._dropped.popleft()
             key = channel, sides
@@ -1126,6 +1150,20 @@ class Link:
         self._socket.close()
 
 
+class _Here(threading.local):
+    def __init__(self) -> None:
+        self.me = object()
+
+
+_thread = _Here()
+
+
+def _here(reader: Reader) -> Hashable:
+    """Who gets from `reader` in this thread: its number, with which it owns a reader and is looked for. That is given
+    to another thread when it has ended; so a task, which outlives its thread, is held by an object."""
+    return _thread.me if reader.kind.joins else threading.get_ident()
+
+
 def _granted(answer: dict[str, Any]) -> dict[str, Any]:
     """What the node answered. Raises `HandleError` if it refused what was asked."""
     if "error" in answer:
@@ -1134,6 +1172,10 @@ def _granted(answer: dict[str, Any]) -> dict[str, Any]:
 
 
 def _has_room(writer: Writer) -> bool:
+    if writer.paused:
+        return len(writer.items) <= MAX_PAUSED and writer.bulk <= MAX_PAUSED_BYTES and not writer.overdrawn
+    if len(writer.under_way) > MAX_UNDER_WAY:
+        return False
     return len(writer.items) <= MAX_GATHERED and writer.bulk <= MAX_GATHERED_BYTES
 
 

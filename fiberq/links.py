@@ -19,7 +19,7 @@ from fiberq.tree import Endpoint
 
 _links: dict[Endpoint, Link] = {}
 _transports: dict[str, Transport] = {}
-_making = threading.Lock()
+_making = threading.RLock()  # a signal's handler may fork amid `connect`
 _inherited: dict[Endpoint, tuple[Link, str]] = {}  # the parent's links, and tokens for what they held at the fork
 
 
@@ -42,6 +42,11 @@ def connect(endpoint: Endpoint) -> Link:
             _links[endpoint] = link
             _register_exit()
     return link
+
+
+def known(endpoint: Endpoint) -> Link | None:
+    """This process's link to the node at `endpoint`, if there is one."""
+    return _links.get(endpoint)
 
 
 def connect_tree() -> Link:
@@ -164,7 +169,7 @@ def _after_fork_in_parent() -> None:
 
 def _after_fork_in_child() -> None:
     global _making, _exit_registered, _fork_lifeline
-    _making = threading.Lock()
+    _making = threading.RLock()
     if _fork_lifeline is not None:
         _fork_lifeline.in_child()
         _fork_lifeline = None

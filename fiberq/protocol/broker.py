@@ -419,6 +419,10 @@ class Broker:
         if holds is not None:
             self._land(holds, token)
 
+    def _unused(self, _: Member, request: dict[str, Any]) -> None:
+        """A handle in flight has come to a process that dropped it without having used it."""
+        self._claim(str(request["token"]))
+
     def _inherit(self, member: Member, request: dict[str, Any]) -> dict[str, Any]:
         """A forked child takes over what its parent held when it forked. The parent's announcement may come later."""
         for number, sides in request["holds"]:
@@ -466,12 +470,21 @@ class Broker:
         channel = self._channels.get(int(request["channel"]))
         if channel is None:
             return _GONE
-        if request.get("at_once") or not channel.device.unfinished:
-            return {"finished": not channel.device.unfinished}
+        device = channel.device
+        if not device.unfinished:
+            return {"finished": True}
+        if request.get("at_once"):  # what others have done they may not have told yet
+            asked = [each for each in device.behind() if each is not member]
+            answer = partial(self._answer_join, member, request.get("id"), device)
+            self._survey(int(request["channel"]), member, asked, answer)
+            return None
         if sum(each is member for each, _ in channel.joins) >= MAX_JOINS:
             raise ProtocolError("too many wait for the same tasks")
         channel.joins.append((member, request.get("id")))
         return None
+
+    def _answer_join(self, member: Member, request: Any, device: Device) -> None:
+        self._reply(member, request, {"finished": not device.unfinished})
 
     def _forget(self, member: Member, request: dict[str, Any]) -> None:
         """A member does not wait any more for the end of all items."""
@@ -643,6 +656,7 @@ _OPERATIONS: Final[dict[str, Any]] = {
     "open": Broker._open,
     "flight": Broker._flight,
     "landed": Broker._landed,
+    "unused": Broker._unused,
     "inherit": Broker._inherit,
     "stat": Broker._stat,
     "surveyed": Broker._surveyed,

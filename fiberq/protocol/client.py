@@ -185,6 +185,7 @@ class Client:
     def _pump_everything(self, now: float) -> None:
         for writer in self.writers.values():
             if writer.items:
+                writer.overdrawn = writer.paused
                 writer.pump(self.session, now, everything=True)
 
     def _acknowledged(self, now: float) -> None:
@@ -223,6 +224,7 @@ class Client:
             writer = self.writers.get(frame.channel)
             if writer is not None:
                 writer.paused = frame.kind == frames.PAUSE
+                writer.overdrawn = False
                 self.pump(writer, now)
                 self.changed.append(writer)
 

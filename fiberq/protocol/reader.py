@@ -141,7 +141,10 @@ class Reader:
         if not self.ready:
             return None
         if self.owner is None and not self._shared and type(caller) is int:
-            self.owner = caller
+            if self.held:  # others do; an owner's item is the only one that is held
+                self._shared = True
+            else:
+                self.owner = caller
         try:
             number, item = self.ready.popleft()
         except IndexError:

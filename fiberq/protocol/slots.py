@@ -103,7 +103,10 @@ class Slots:
 
 class Permits:
     """One process's slots of one queue. `free` may be popped by any thread at any time; all else is called by one at a
-    time."""
+    time. Who waits for a slot sees of this what who waits for an item sees of a `Reader`."""
+
+    recalls = 0
+    giving = False
 
     def __init__(self, channel: int) -> None:
         self.free: deque[None] = deque()
@@ -129,9 +132,12 @@ class Permits:
             return False
         return True
 
-    def taken(self, session: Session, now: float) -> None:
-        """One was used by a caller that had not to wait for it: ask ahead, in good time."""
-        if len(self.free) <= self.low:
+    def taken(self, session: Session, now: float, waited: bool) -> None:
+        """One was used by a caller that may have `waited` for it: measure from here how fast callers put; or else ask
+        ahead, in good time."""
+        if waited:
+            self._used_before, self._used_at = self.used - 1, now
+        elif len(self.free) <= self.low:
             self.ask(session, now)
 
     def granted(self, total: int) -> None:
@@ -140,7 +146,7 @@ class Permits:
         self._seen = total
         self.low = min(self._ahead, len(self.free)) // 2
 
-    def ask(self, session: Session, now: float) -> None:
+    def ask(self, session: Session, now: float, wanted: int = 1) -> None:  # noqa: ARG002
         """Callers wait, or fewer than `low` are free: make sure that the node knows."""
         self.low = 0
         used = self.used - self._used_before
@@ -149,10 +155,6 @@ class Permits:
             self._ahead = max(0, min(int(HORIZON / each), 2 * self._ahead + 1, MAX_AHEAD))
             self._used_before, self._used_at = self.used, now
         self._tell(session, now)
-
-    def arrived(self, now: float) -> None:
-        """A caller that waited has a slot: measure from here how fast callers put."""
-        self._used_before, self._used_at = self.used - 1, now
 
     def cancel(self, session: Session, now: float) -> None:
         """A caller waits no more."""

@@ -51,6 +51,7 @@ class Writer:
         self.look_at = 0.0  # when, at the latest, one who puts is to look whether gathered items can leave
         self.lingers = True  # the end of the process waits until all was accepted
         self.paused = False  # the node has no room for more of this
+        self.overdrawn = False  # and got some all the same: a result has to leave before the end of its task is told
         self.ended: str | None = None  # why nothing can be put any more
 
     def pump(self, session: Session, now: float, urgent: bool = False, everything: bool = False) -> None:

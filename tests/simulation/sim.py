@@ -421,16 +421,15 @@ class Process:
         permits, session = writer.permits, self.client.session
         if permits is None:
             return
-        if not permits.free:
+        waited = not permits.free
+        if waited:
             permits.waiting += 1
             while not permits.free:
                 permits.ask(session, self.world.now)
                 yield None
             permits.waiting -= 1
-            permits.arrived(self.world.now)
-        elif len(permits.free) <= permits.low:
-            permits.ask(session, self.world.now)
         permits.free.pop()
+        permits.taken(session, self.world.now, waited)
 
     def put(self, writer: Writer, item: bytes | tuple[Buffer, ...]) -> None:
         ledger, data = self.world.ledger, item if isinstance(item, bytes) else b"".join(item)

@@ -141,7 +141,7 @@ def test_a_transport_on_which_no_node_can_listen_comes_with_a_warning() -> None:
     assert made.right
     warning = "mine declares no ipc:// addresses, at which a program's own node listens: queues and pipes cannot run"
     assert f"WARNING: {warning}" in words(made)
-    assert "29 rules" in words(made)
+    assert "34 rules" in words(made)
     assert "mine keeps the contract for sockets, and runs no queues and pipes: " in words(made)
     assert warning in json.loads(dump_json([made]))["warnings"][0]
     assert "WARNING" not in words(report(*passed("a", "b", "c", "d")))

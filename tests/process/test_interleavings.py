@@ -1,0 +1,286 @@
+"""Things that come between others at a bad moment: another thread's call, a close, a signal's handler, a fork."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import pickle
+import signal
+import threading
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+import pytest
+from support import PATIENCE, Crew, Program, every_method, until
+
+from fiberq import JoinableQueue, Queue, SimpleQueue, SimpleQueuePull
+from fiberq.channel import Channel
+from fiberq.errors import ClosedError, FiberqError, HandleError
+from fiberq.protocol.slots import Permits
+
+pytestmark = pytest.mark.usefixtures("transport")
+
+
+def run(target: Callable[[], object]) -> None:
+    """In a thread."""
+    thread = threading.Thread(target=target)
+    thread.start()
+    thread.join(PATIENCE)
+    assert not thread.is_alive()
+
+
+def hold_in_two_threads(q: Any, ready: Any) -> None:
+    stay = threading.Event()
+    held = threading.Semaphore(0)
+
+    def hold(get: Callable[[], object]) -> None:
+        get()
+        held.release()
+        stay.wait()
+
+    for get in (lambda: q.get_many(5), q.get):
+        threading.Thread(target=hold, args=(get,), daemon=True).start()
+        held.acquire()
+    ready.put("both hold", sync=True)
+    q.qsize()  # tells the node how far this process is
+    ready.put("and the node knows", sync=True)
+    stay.wait()
+
+
+@every_method
+def test_what_one_thread_got_many_of_stays_held_when_another_gets(crew: Crew) -> None:
+    with SimpleQueuePull[Any]() as q, SimpleQueuePull[str]() as ready:
+        q.put_many(range(6))
+        process = crew.start(hold_in_two_threads, q, ready)
+        assert [ready.get(timeout=PATIENCE) for _ in range(2)] == ["both hold", "and the node knows"]
+        crew.kill(process)
+        assert [q.get(timeout=PATIENCE) for _ in range(6)] == list(range(6))
+
+
+def leave_a_task_to_the_next_thread(q: Any) -> None:
+    idents = []
+
+    def fail() -> None:
+        q.get()
+        idents.append(threading.get_ident())
+
+    def succeed() -> None:
+        q.get()
+        q.task_done()
+        idents.append(threading.get_ident())
+
+    run(fail)
+    run(succeed)
+    assert idents[0] == idents[1], "this system does not give a thread's number to the next"
+
+
+@every_method
+def test_a_task_is_not_done_by_a_later_thread_with_the_same_number(crew: Crew) -> None:
+    with JoinableQueue[str]() as q:
+        q.put("failed")
+        q.put("done")
+        crew.finish(crew.start(leave_a_task_to_the_next_thread, q))
+        assert q.get(timeout=PATIENCE) == "failed"
+        q.task_done()
+        assert q.join(PATIENCE)
+
+
+def test_join_without_a_timeout_knows_what_was_just_done() -> None:
+    with JoinableQueue[int]() as q:
+        for number in range(20):
+            q.put(number)
+            q.get()
+            q.task_done()
+            assert q.join(0)
+
+
+def test_a_coroutine_that_waits_for_room_does_no_harm_when_its_handle_is_closed_and_another_opened() -> None:
+    async def main() -> None:
+        name = f"room {os.getpid()} {id(main)}"
+        first = Queue[int](1, name=name)
+        first.put(0)
+        first.flush()
+        task = asyncio.ensure_future(first.aput(1))
+        await asyncio.sleep(0)
+        first.close()
+        second = Queue[int](1, name=name)
+        with pytest.raises(ClosedError):
+            await task
+        assert second.get(timeout=PATIENCE) == 0
+        second.close()
+
+    with SimpleQueue[int]() as other:
+        other.put(1)
+        asyncio.run(main())
+        assert other.get(timeout=PATIENCE) == 1
+
+
+class Struck(Exception):
+    pass
+
+
+def test_a_handler_that_raises_amid_a_put_takes_no_slot_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    def handler(_number: int, _frame: FrameType | None) -> None:
+        raise Struck
+
+    take = Permits.take
+
+    def struck(permits: Permits) -> bool:
+        got = take(permits)
+        if got:
+            os.kill(os.getpid(), signal.SIGALRM)
+        return got
+
+    before = signal.signal(signal.SIGALRM, handler)
+    try:
+        with Queue[int](1) as q:
+            q.qsize()
+            with monkeypatch.context() as patch:
+                patch.setattr(Permits, "take", struck)
+                with pytest.raises(Struck):
+                    q.put(1)
+            if q.qsize():  # it was put before the handler ran
+                assert q.get(timeout=PATIENCE) == 1
+            q.put(2, timeout=PATIENCE)
+            assert q.get(timeout=PATIENCE) == 2
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
+class ClosesAQueue:
+    """An object whose pickling closes a queue, as another thread may."""
+
+    def __init__(self, q: Any) -> None:
+        self._q = q
+
+    def __reduce__(self) -> Any:
+        self._q.close()
+        return (int, ())
+
+
+def test_a_put_that_finds_its_handle_closed_takes_no_slot_away() -> None:
+    first: Queue[Any] = Queue(1)
+    with pickle.loads(pickle.dumps(first)) as second:
+        assert second.qsize() == 0
+        with pytest.raises(ClosedError):
+            first.put(ClosesAQueue(first))
+        second.put(1, timeout=PATIENCE)
+        assert second.get(timeout=PATIENCE) == 1
+
+
+def test_a_handle_that_is_closed_amid_its_first_use_says_so() -> None:
+    q: SimpleQueue[int] = SimpleQueue()
+    link, number = q._channel.attach(), q._channel.number
+    q.close()
+    for use in (link.writer, link.reader):
+        with pytest.raises(ClosedError):
+            use(number)
+
+
+def unused(carrier: Any, _full: Any, q: Any) -> None:
+    carrier.put(q)
+    assert carrier.get(timeout=PATIENCE) is not None
+
+
+def without_room(_carrier: Any, full: Any, q: Any) -> None:
+    assert full.put_many([q], timeout=0) == 0
+
+
+def cancelled(_carrier: Any, full: Any, q: Any) -> None:
+    async def main() -> None:
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(full.aput(q), 0.01)
+
+    asyncio.run(main())
+
+
+def refused(carrier: Any, _full: Any, q: Any) -> None:
+    carrier.shutdown()
+    with pytest.raises(FiberqError):
+        carrier.put(q)
+
+
+@pytest.mark.parametrize("send", [unused, without_room, cancelled, refused])
+def test_a_handle_that_was_not_put_or_not_used_holds_nothing(send: Callable[[Any, Any, Any], None]) -> None:
+    with SimpleQueue[Any]() as carrier, Queue[Any](1) as full:
+        full.put("first")
+        full.flush()
+        q: SimpleQueue[int] = SimpleQueue()
+        again = Channel(q._channel.endpoint, q._channel.number, "r")
+        send(carrier, full, q)
+        q.close()
+        gc.collect()
+
+        def gone() -> bool:
+            try:
+                again.attach()
+            except HandleError:
+                return True
+            return False
+
+        until(gone)
+
+
+def test_a_worker_whose_results_nobody_reads_waits_when_the_node_is_full(program: type[Program]) -> None:
+    running = program("""
+import threading, time
+from fiberq import SimpleQueuePull, config
+config.max_bytes = 4_000_000
+tasks, results = SimpleQueuePull(), SimpleQueuePull()
+done = 0
+def work():
+    global done
+    while tasks.get() is not None:
+        results.put(b"x" * 2000)
+        done += 1
+thread = threading.Thread(target=work)
+thread.start()
+total = 8000
+for number in range(total):
+    tasks.put(number)
+before, since = -1, time.monotonic()
+while time.monotonic() - since < 1:
+    if done != before:
+        before, since = done, time.monotonic()
+    time.sleep(0.01)
+there = results._channel.attach().qsize(results._channel.number)  # without waiting until all that is put is there
+print(there * 2000 <= 2 * config.max_bytes + 4_000_000, flush=True)  # and what was under way
+tasks.put(None)
+for _ in range(total):
+    results.get(timeout=10)
+thread.join(10)
+print(done, flush=True)
+""")
+    assert running.read(3 * PATIENCE) == "True"
+    assert running.read(3 * PATIENCE) == "8000"
+    running.wait()
+
+
+def test_a_handler_can_fork_while_the_first_queue_is_made(program: type[Program]) -> None:
+    running = program("""
+import os, signal
+from fiberq import Queue, links
+
+make = links.Link
+
+def handler(*_):
+    if os.fork() == 0:
+        os._exit(0)
+    os.wait()
+
+def interrupted(*args):
+    os.kill(os.getpid(), signal.SIGALRM)
+    return make(*args)
+
+import warnings
+warnings.simplefilter("ignore")
+signal.signal(signal.SIGALRM, handler)
+links.Link = interrupted
+q = Queue()
+q.put(1)
+print(q.get(), flush=True)
+""")
+    assert running.read() == "1"
+    running.wait()
