@@ -98,7 +98,7 @@ class Channel:
         writer = self._writer
         if writer is None or writer.permits is not None:
             return self._put(item, sync, timeout)
-        if writer.full and not sync and type(item) is bytes and len(item) < SMALL:
+        if writer.full and not sync and timeout is None and type(item) is bytes and len(item) < SMALL:
             items = writer.items
             items.append(item)
             # Whoever opens the way lowers `full` before he looks at `items`, and we look in the other order.
@@ -113,9 +113,11 @@ class Channel:
         """`put` an item that need not only be added to those that gather, or into a bounded queue."""
         link = self.attach()
         writer = self._attached_writer(link)
-        if not sync and self._gather(link, writer, item):
+        if not sync and timeout is None and self._gather(link, writer, item):
             return True
         item, flights = unladen(item)
+        if timeout is not None:
+            item = _own(item)
         if not link.put(writer, item, _deadline(timeout), flights):
             return False
         if sync:
@@ -141,11 +143,12 @@ class Channel:
         writer = self._attached_writer(link)
         for item in items:
             link.check_size(unladen(item)[0])
+        if timeout is not None:
+            items = [each if isinstance(each, Laden) else _own(each) for each in items]
         if writer.permits is None and Laden not in set(map(type, items)):
-            link.put_all(writer, cast("list[Item]", items))
-            return len(items)
+            return link.put_all(writer, cast("list[Item]", items), deadline)
         for number, each in enumerate(items):
-            if not self._gather(link, writer, each):
+            if timeout is not None or not self._gather(link, writer, each):
                 item, flights = unladen(each)
                 if not link.put(writer, item, deadline, flights):
                     return number
@@ -154,11 +157,9 @@ class Channel:
     async def aput(self, obj: object) -> None:
         """As `put`; while there is no room, other coroutines run."""
         item, flights = unladen(encode(obj))
-        if is_shared(item):
-            item = tuple(bytes(part) for part in item)
         link = self.attach()
         link.check_size(item)
-        await aio.put(link, self._attached_writer(link), item, flights)
+        await aio.put(link, self._attached_writer(link), _own(item), flights)
 
     async def aget(self) -> Any:
         """As `get`; while there is nothing, other coroutines run. What a task got is its own until it gets again."""
@@ -242,9 +243,7 @@ class Channel:
 
     def qsize(self) -> int:
         """Items that no caller has got."""
-        link = self.attach()
-        self.flush()
-        return link.qsize(self.number)
+        return self.attach().qsize(self.number)
 
     def flush(self, timeout: float | None = None) -> bool:
         """Wait until the node has accepted what was put; return whether it has within `timeout` seconds."""
@@ -368,4 +367,13 @@ def new_number() -> int:
 
 
 def _deadline(timeout: float | None) -> float | None:
-    return None if timeout is None else monotonic() + max(timeout, 0.0)
+    if timeout is None:
+        return None
+    if timeout != timeout:
+        raise ValueError("timeout is not a number")
+    return monotonic() + max(timeout, 0.0)
+
+
+def _own(item: Item) -> Item:
+    """`item` without memory that the caller may write to: nothing has to wait until the node has it."""
+    return tuple(bytes(part) for part in item) if is_shared(item) else item

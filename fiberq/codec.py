@@ -10,6 +10,7 @@ from __future__ import annotations
 import pickle
 import threading
 from collections.abc import Callable, Sequence
+from io import BytesIO
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 from fiberq.abc import MAX_PARTS, Buffer
@@ -87,16 +88,18 @@ def encode(obj: object) -> Item | Laden:
         return False
 
     error = None
-    try:
-        data = _dumps(obj, 5, buffer_callback=keep_in_band)
-    except Exception as raised:
-        error = raised
-    if error is not None or data.find(_CONNECTION) >= 0 or data.find(_HANDLE) >= 0:  # `in` takes four times as long
-        raws.clear()
-        data, flights = _pickle_with_care(obj, keep_in_band, error)
-        if flights:
-            return Laden((data, *raws) if raws or len(data) >= LARGE else data, flights)
-    return (data, *raws) if raws or len(data) >= LARGE else data
+    flights: list[Flight] = []
+    plain = not (_registry.users if len(_registry.reducers) == _registry.known else _registry.look())
+    if plain:
+        try:
+            data = _dumps(obj, 5, buffer_callback=keep_in_band)
+        except Exception as raised:
+            error = raised
+    # `in` takes four times as long as `find`.
+    if not plain or error is not None or data.find(_CONNECTION) >= 0 or data.find(_HANDLE) >= 0:
+        data, flights = _pickle_with_care(obj, keep_in_band, raws, error)
+    item = (data, *raws) if raws or len(data) >= LARGE else data
+    return Laden(item, flights) if flights else item
 
 
 def decode(item: Buffer | Sequence[Buffer]) -> Any:
@@ -139,30 +142,62 @@ def is_shared(item: Item) -> bool:
     return type(item) is tuple and any(type(one) is not bytes and not memoryview(one).readonly for one in item)
 
 
+class _Registry:
+    """What is registered with multiprocessing's pickler: `known` reducers when last looked, some of the `users`."""
+
+    def __init__(self) -> None:
+        self.reducers: dict[type, Callable[..., Any]] = {}
+        self.known = -1
+        self.users = False
+
+    def look(self) -> bool:
+        from multiprocessing.reduction import ForkingPickler
+
+        self.reducers = ForkingPickler._extra_reducers  # type: ignore[attr-defined]
+        self.known = len(self.reducers)
+        modules = [str(getattr(each, "__module__", "")) for each in list(self.reducers.values())]
+        self.users = any(each.partition(".")[0] != "multiprocessing" for each in modules)
+        return self.users
+
+
+_registry = _Registry()
+
+
 def _pickle_with_care(
-    obj: object, keep_in_band: Callable[[pickle.PickleBuffer], bool], error: Exception | None
+    obj: object,
+    keep_in_band: Callable[[pickle.PickleBuffer], bool],
+    raws: list[Buffer],
+    error: Exception | None,
 ) -> tuple[bytes, list[Flight]]:
     """Pickle what plain pickle cannot, or gets wrong; and return the handles in it, too."""
     flights: list[Flight] = []
     sending.flights = flights
     try:
-        return _pickle_otherwise(obj, keep_in_band, error), flights
+        return _pickle_otherwise(obj, keep_in_band, raws, error), flights
     finally:
         sending.flights = None
 
 
 def _pickle_otherwise(
-    obj: object, keep_in_band: Callable[[pickle.PickleBuffer], bool], first: Exception | None
+    obj: object,
+    keep_in_band: Callable[[pickle.PickleBuffer], bool],
+    raws: list[Buffer],
+    first: Exception | None,
 ) -> bytes:
-    """A pickle as multiprocessing makes it, which takes sockets and its connections; or cloudpickle's."""
+    """A pickle as multiprocessing makes it, which takes sockets, its connections, and what was registered with it; or
+    cloudpickle's."""
     from multiprocessing.reduction import ForkingPickler
 
+    raws.clear()
     try:
-        return bytes(ForkingPickler.dumps(obj, 5))
+        file = BytesIO()
+        ForkingPickler(file, 5, True, keep_in_band).dump(obj)
+        return file.getvalue()
     except Exception as error:
         first = first or error
     import cloudpickle
 
+    raws.clear()
     if sending.flights:
         sending.flights.clear()
     try:

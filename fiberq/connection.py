@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import TYPE_CHECKING, Any
 
 from fiberq.abc import Buffer
@@ -96,14 +97,14 @@ class ZConnection:
         """Send an object that can be pickled; returns when it is buffered.
 
         Raises `fiberq.errors.ItemError` when it cannot be pickled, `DirectionError` on a read-only connection,
-        `ConnectionEnded` (a `BrokenPipeError`) when nobody is left to receive it, `NodeError`, `ClosedError`.
+        `WriteEnded` (a `BrokenPipeError`) when nobody is left to receive it, `NodeError`, `ClosedError`.
         """
         self._writing().put(obj)
 
     def recv(self) -> Any:
         """Return the next message; blocks until there is one.
 
-        Raises `ConnectionEnded` (an `EOFError`) when the other end is closed and all that it sent was read,
+        Raises `ReadEnded` (an `EOFError`) when the other end is closed and all that it sent was read,
         `DirectionError` on a write-only connection, `NodeError`, `ClosedError`.
         """
         return self._reading().get()
@@ -227,6 +228,7 @@ class ZConnection:
 
 def _part(buf: Buffer | array[Any], offset: int, size: int | None) -> bytes | memoryview:
     """The bytes of `buf` from `offset` on, `size` of them or all, without a copy."""
+    offset, size = operator.index(offset), None if size is None else operator.index(size)
     if type(buf) is bytes and not offset and size is None:
         return buf
     view = memoryview(buf).cast("B")

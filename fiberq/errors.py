@@ -24,10 +24,12 @@ __all__ = [
     "NodeError",
     "PlatformError",
     "ProtocolError",
+    "ReadEnded",
     "ShutDown",
     "TransportError",
     "TransportLoadError",
     "UnknownTransport",
+    "WriteEnded",
 ]
 
 
@@ -63,8 +65,16 @@ class DirectionError(FiberqError, OSError):
     """A write on a read-only connection, or a read on a write-only one."""
 
 
-class ConnectionEnded(FiberqError, EOFError, BrokenPipeError):
-    """The other end of a pipe has no holder left, and everything that it sent was read."""
+class ConnectionEnded(FiberqError):
+    """The other end of a pipe has no holder left: the root of two errors, one for each direction."""
+
+
+class ReadEnded(ConnectionEnded, EOFError):
+    """Everything that the other end sent was read, and nobody is left to send more."""
+
+
+class WriteEnded(ConnectionEnded, BrokenPipeError):
+    """Nobody is left to receive. `errno` is EPIPE."""
 
 
 class ShutDown(FiberqError, getattr(queue, "ShutDown", Exception)):  # type: ignore[misc]

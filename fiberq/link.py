@@ -13,6 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from errno import EPIPE
 from math import ceil
 from typing import Any, Final, TypeVar
 
@@ -22,13 +23,14 @@ from fiberq.address import parse
 from fiberq.errors import (
     ClosedError,
     ConnectError,
-    ConnectionEnded,
     ConnectionLost,
     HandleError,
     ItemError,
     NodeError,
     ProtocolError,
+    ReadEnded,
     ShutDown,
+    WriteEnded,
 )
 from fiberq.lifeline import Lifeline
 from fiberq.protocol.client import Client, Request
@@ -57,10 +59,6 @@ MAX_GATHERED: Final = 4096
 
 MAX_GATHERED_BYTES: Final = 16 << 20
 """Bytes of larger items that gather in a process before `put` waits."""
-
-MAX_PAUSED: Final = 64
-MAX_PAUSED_BYTES: Final = 64 << 10
-"""The same while the node is full. It is sent all the same before a report: a result comes before its task's end."""
 
 MAX_UNDER_WAY: Final = 32
 """Frames of one writer that are under way, because reports follow each other faster than the node takes in results,
@@ -264,13 +262,15 @@ class Link:
     def put(
         self, writer: Writer, item: Item, deadline: float | None = None, flights: Sequence[codec.Flight] = ()
     ) -> bool:
-        """Take `item`, which has handles that are to be in flight; return whether a bounded queue had a slot for it by
-        `deadline`. Blocks until then, while too much has gathered, and, for memory that the caller may change, until
-        the node has accepted it. Raises `ItemError` for an item that is larger than the node takes.
+        """Take `item`, which has handles that are to be in flight; return whether there was room for it by `deadline`,
+        and in a bounded queue a slot. Blocks until then, and, for memory that the caller may change, until the node has
+        accepted it. Raises `ItemError` for an item that is larger than the node takes.
 
         A caller that does not want to wait for a slot gets the node's answer all the same.
         """
         self.check_size(item)
+        if not (_has_room(writer) or self._wait_for_room(writer, deadline)):
+            return False
         for flight in flights:
             if flight.link is not self:
                 flight.link.fly(flight.token, flight.holds, None)
@@ -281,8 +281,6 @@ class Link:
             return False
         if codec.is_shared(item):
             self.flush([writer], None)
-        elif not _has_room(writer):
-            self._wait_for_room(writer)
         return True
 
     def _put_with_slot(
@@ -324,10 +322,12 @@ class Link:
         self._transmit(now)
         self._io_needed(writer)
 
-    def put_all(self, writer: Writer, items: Sequence[Item]) -> None:
-        """Take items; blocks as `put` does."""
+    def put_all(self, writer: Writer, items: Sequence[Item], deadline: float | None) -> int:
+        """Take items; return how many there was room for by `deadline`. Blocks as `put` does."""
         for start in range(0, len(items), MAX_GATHERED):
             some = items[start : start + MAX_GATHERED]
+            if not (_has_room(writer) or self._wait_for_room(writer, deadline)):
+                return start
             with self._lock:
                 self._check(writer)
                 writer.items += some
@@ -335,8 +335,7 @@ class Link:
                 self._move(writer, time.monotonic())
             if any(map(codec.is_shared, some)):
                 self.flush([writer], None)
-            elif not _has_room(writer):
-                self._wait_for_room(writer)
+        return len(items)
 
     def check_size(self, item: Item) -> None:
         """Raise `ItemError` if `item` has more bytes than the node takes."""
@@ -353,7 +352,7 @@ class Link:
                 self._check(writer)
             self._move(writer, time.monotonic())
         if not _has_room(writer):
-            self._wait_for_room(writer)
+            self._wait_for_room(writer, None)
 
     def flush(self, writers: list[Writer] | None, timeout: float | None) -> bool:
         """Block until the node has accepted all that was put; return whether it has within `timeout` seconds. Without
@@ -370,15 +369,15 @@ class Link:
         deadline = None if timeout is None else time.monotonic() + timeout
         return all(self._until(step, writer, deadline) for writer in wanted)
 
-    def _wait_for_room(self, writer: Writer) -> None:
-        """Block while more has gathered than is worth to gather."""
+    def _wait_for_room(self, writer: Writer, deadline: float | None) -> bool:
+        """Block while more has gathered than is worth to gather; return whether there is room at `deadline`."""
 
         def step(now: float) -> bool | None:
             self._check(None if writer.shut else writer)  # what is there by then is on its way
             self._client.pump(writer, now)
             return writer.shut or _has_room(writer) or None
 
-        self._until(step, writer, None)
+        return bool(self._until(step, writer, deadline))
 
     # -- for handles: getting --
 
@@ -531,13 +530,14 @@ class Link:
         self._answer_bell(reader)
         return number
 
-    def settle_bells(self) -> None:
-        """If somebody listens to a bell, block until the node has answered: what it had for the bells has come then."""
+    def settle_bells(self, deadline: float) -> None:
+        """If somebody listens to a bell, block until the node has answered: what it had for the bells has come then. A
+        node that has not at `deadline` is left alone."""
         with self._lock:
             channel = next((reader.channel for reader in self._bells if isinstance(reader, Reader)), None)
         if channel is not None:
             try:
-                self.ask(op="stat", channel=channel, **{"for": "answer"})
+                self._ask(deadline, op="stat", channel=channel, **{"for": "answer"})
             except (NodeError, ClosedError):
                 pass  # all bells ring
 
@@ -738,18 +738,30 @@ class Link:
 
     def ask(self, **question: Any) -> dict[str, Any]:
         """Ask the node and return its answer; blocks until it comes."""
+        answer = self._ask(time.monotonic() + config.reconnect_timeout, **question)
+        if answer is None:
+            raise self._silent()
+        return answer
+
+    def _ask(self, deadline: float, **question: Any) -> dict[str, Any] | None:
         with self._lock:
             self._check()
             now = time.monotonic()
             request: Request = self._client.request(now, **question)
             self._transmit(now)
-        return self._answered(lambda _: request.answer, request)
+        return self._until(lambda _: request.answer, request, deadline)
 
     def qsize(self, channel: int) -> int:
+        """Items that no caller has got: those that the node has, and those that have not left yet."""
         with self._lock:
             self._check()
-            self._progress(channel, time.monotonic())
-        return int(_granted(self.ask(op="stat", channel=channel))["qsize"])
+            now = time.monotonic()
+            self._progress(channel, now)
+            writer = self._client.writers.get(channel)
+            if writer is not None:
+                self._client.pump(writer, now, urgent=True)
+            gathered = 0 if writer is None else len(writer.items)
+        return gathered + int(_granted(self.ask(op="stat", channel=channel))["qsize"])
 
     def _progress(self, channel: int, now: float) -> None:
         """Tell the node how far this process is with a channel, if it reads it."""
@@ -763,8 +775,11 @@ class Link:
         """Wait for what the node always answers, for at most `config.reconnect_timeout` seconds of silence."""
         found = self._until(step, target, time.monotonic() + config.reconnect_timeout)
         if found is None:
-            raise NodeError(f"the node at {self.endpoint.address} is silent")
+            raise self._silent()
         return found
+
+    def _silent(self) -> NodeError:
+        return NodeError(f"the node at {self.endpoint.address} is silent")
 
     def _until(self, step: Callable[[float], T | None], target: object, deadline: float | None) -> T | None:
         """Call `step` under the lock until it returns something; between two calls wait for news of `target`.
@@ -1007,6 +1022,8 @@ class Link:
         if self.error is not None:
             raise NodeError(str(self.error))
         if self._closed:
+            if threading.get_ident() != threading.main_thread().ident:
+                raise SystemExit  # a daemon thread ends with the process, and without a word
             raise ClosedError("this process is ending: its connection to the node was closed")
         if writer is not None and writer.ended:
             raise _ended(writer.ended)
@@ -1124,18 +1141,18 @@ class Link:
 
     def close(self, linger: float) -> None:
         """Flush for at most `linger` seconds, say goodbye to the node, and close."""
-        deadline = time.monotonic() + linger
         session = self._client.session
         try:
-            self.flush(None, linger)
+            flushed = self.flush(None, linger)
             with self._lock:
                 self._check()
                 now = time.monotonic()
                 self._collect(now)
                 number = self._client.goodbye(now)
                 self._transmit(now)
-            self._until(lambda _: session.acknowledged >= number or None, session, max(deadline, now + 0.1))
-            if session.acknowledged < number:
+            patience = HEARTBEAT if flushed else 0.1
+            self._until(lambda _: session.acknowledged >= number or None, session, now + patience)
+            if not flushed and session.acknowledged < number:
                 gathered = sum(len(writer.items) for writer in self._client.writers.values())
                 text = f"{session.busy} frames and {gathered} items beside them"
                 print(f"fiberq: the node did not accept {text} in {linger:g} s", file=sys.stderr)
@@ -1172,9 +1189,7 @@ def _granted(answer: dict[str, Any]) -> dict[str, Any]:
 
 
 def _has_room(writer: Writer) -> bool:
-    if writer.paused:
-        return len(writer.items) <= MAX_PAUSED and writer.bulk <= MAX_PAUSED_BYTES and not writer.overdrawn
-    if len(writer.under_way) > MAX_UNDER_WAY:
+    if writer.overdrawn or len(writer.under_way) > MAX_UNDER_WAY:
         return False
     return len(writer.items) <= MAX_GATHERED and writer.bulk <= MAX_GATHERED_BYTES
 
@@ -1192,9 +1207,9 @@ def _ended(code: str) -> Exception:
     if code in ("shut", "drained", "dropped"):
         return ShutDown("the queue was shut down")
     if code == "eof":
-        return ConnectionEnded("the other end of the pipe is closed, and all that it sent was read")
+        return ReadEnded("the other end of the pipe is closed, and all that it sent was read")
     if code == "unread":
-        return ConnectionEnded("the other end of the pipe is closed: nobody will read this")
+        return WriteEnded(EPIPE, "the other end of the pipe is closed: nobody will read this")
     if code == "closed":
         return ClosedError("this handle was closed meanwhile")
     return HandleError("the queue or pipe is gone: its last holder closed it or died")

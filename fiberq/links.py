@@ -61,10 +61,11 @@ def connect_tree() -> Link:
         return connect(tree.endpoint())
 
 
-def settle() -> None:
-    """Block until each node for whose bells somebody listens has answered: what it had for them has come by then."""
+def settle(deadline: float) -> None:
+    """Block until each node for whose bells somebody listens has answered: what it had for them has come by then. At
+    `deadline` the others are left alone."""
     for link in list(_links.values()):
-        link.settle_bells()
+        link.settle_bells(deadline)
 
 
 def _forget(link: Link) -> None:

@@ -17,8 +17,9 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any, Final
 
-SIGNALS: Final = (int(signal.SIGINT), int(signal.SIGTERM), int(signal.SIGALRM))
-"""Few, because each costs time at each use of the lock."""
+_NAMES = "SIGINT SIGTERM SIGALRM SIGHUP SIGQUIT SIGUSR1 SIGUSR2 SIGCHLD SIGPROF SIGVTALRM"
+SIGNALS: Final = tuple(int(getattr(signal, name)) for name in _NAMES.split())
+"""Not all that there are, because each costs time at each use of the lock."""
 
 Handler = Callable[[int, FrameType | None], Any]
 
@@ -27,10 +28,12 @@ _set_handler: Final[Callable[[int, Handler], Any]] = _signal.signal
 
 
 class ShieldedLock:
-    """A context manager; not reentrant. Waiting for it is not interrupted either, so hold it for moments only."""
+    """A context manager; not reentrant: the handler of another signal that comes back here, or a destructor, gets a
+    `RuntimeError` instead of waiting for itself. Waiting for it is not interrupted either, so hold it for moments only.
+    """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock: Any = threading.RLock()  # which knows its owner
         self._main = threading.main_thread().ident
         self._pid = os.getpid()
         self._shielded = False
@@ -39,6 +42,8 @@ class ShieldedLock:
         self._note: Handler = self._take_note  # one object, to be known again
 
     def __enter__(self) -> None:
+        if self._lock._is_owned():
+            raise RuntimeError("a queue or pipe was used while this thread was in the middle of using one")
         if threading.get_ident() != self._main:
             self._lock.acquire()
             return
@@ -50,7 +55,9 @@ class ShieldedLock:
                     _set_handler(number, self._note)
             self._shielded = True
             self._lock.acquire()
-        except BaseException:  # of a handler that was not replaced yet
+        except BaseException:  # of a handler that was not replaced yet, or is not one of these signals'
+            if self._lock._is_owned():
+                self._lock.release()
             self._restore()
             raise
 

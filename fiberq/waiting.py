@@ -6,11 +6,18 @@ import select
 from collections.abc import Iterable
 from math import ceil
 from time import monotonic
-from typing import Any
+from typing import Any, Final
 
 from fiberq.links import settle
 
 __all__ = ["wait"]
+
+
+LONG: Final = 86_400.0
+"""Seconds for which `poll` waits at most at a time: it takes no more than 2**31 ms."""
+
+PATIENCE: Final = 0.2
+"""Seconds that a node has for its answer, even if the caller does not want to wait: it takes 0.1 ms."""
 
 
 def wait(object_list: Iterable[Any], timeout: float | None = None) -> list[Any]:
@@ -24,7 +31,12 @@ def wait(object_list: Iterable[Any], timeout: float | None = None) -> list[Any]:
     Raises `fiberq.errors.ClosedError` for a closed connection, `DirectionError` for one that is write-only, and
     `NodeError` for one whose node is gone.
     """
-    descriptors = [(each if isinstance(each, int) else each.fileno(), each) for each in object_list]
+    if timeout is not None and timeout != timeout:
+        raise ValueError("timeout is not a number")
+    for each in (objects := list(object_list)):
+        if not (isinstance(each, int) or hasattr(each, "fileno")):
+            raise ValueError(f"{each!r} cannot be waited for: it has no fileno()")
+    descriptors = [(each if isinstance(each, int) else each.fileno(), each) for each in objects]
     poller = select.poll()
     for descriptor, _ in descriptors:
         poller.register(descriptor, select.POLLIN)
@@ -34,10 +46,13 @@ def wait(object_list: Iterable[Any], timeout: float | None = None) -> list[Any]:
 
 def _poll(poller: select.poll, timeout: float | None) -> set[int]:
     """The descriptors that are ready. What has been sent by now is found, though the node has not told of it yet."""
-    settle()
-    ready = {descriptor for descriptor, _ in poller.poll(0)}
     deadline = None if timeout is None else monotonic() + timeout
-    while not ready and (timeout is None or timeout > 0):
-        ready = {descriptor for descriptor, _ in poller.poll(None if timeout is None else ceil(timeout * 1000))}
-        timeout = None if deadline is None else deadline - monotonic()
+    patience = monotonic() + PATIENCE
+    settle(patience if deadline is None else max(deadline, patience))
+    ready = {descriptor for descriptor, _ in poller.poll(0)}
+    while not ready:
+        left = LONG if deadline is None else min(deadline - monotonic(), LONG)
+        if left <= 0:
+            break
+        ready = {descriptor for descriptor, _ in poller.poll(ceil(left * 1000))}
     return ready

@@ -237,7 +237,7 @@ def work():
         done += 1
 thread = threading.Thread(target=work)
 thread.start()
-total = 8000
+total = 16_000
 for number in range(total):
     tasks.put(number)
 before, since = -1, time.monotonic()
@@ -246,7 +246,8 @@ while time.monotonic() - since < 1:
         before, since = done, time.monotonic()
     time.sleep(0.01)
 there = results._channel.attach().qsize(results._channel.number)  # without waiting until all that is put is there
-print(there * 2000 <= 2 * config.max_bytes + 4_000_000, flush=True)  # and what was under way
+gathered = 4096 * 2000 + 2_000_000  # at most, with what was under way
+print(there * 2000 <= 2 * config.max_bytes + gathered, flush=True)
 tasks.put(None)
 for _ in range(total):
     results.get(timeout=10)
@@ -254,7 +255,7 @@ thread.join(10)
 print(done, flush=True)
 """)
     assert running.read(3 * PATIENCE) == "True"
-    assert running.read(3 * PATIENCE) == "8000"
+    assert running.read(3 * PATIENCE) == "16000"
     running.wait()
 
 

@@ -67,7 +67,7 @@ class ReadsIntoTheSameBuffer(Right):
     """A client reads each large part into the same buffer, which the receiver of the last one still has."""
 
     breaks = "MSG-4"
-    also = frozenset({"QUEUE-1", "QUEUE-2"})
+    also = frozenset({"PIPE-2", "QUEUE-1", "QUEUE-2"})
 
     class Client(Client):
         def set_up(self) -> None:
@@ -253,7 +253,7 @@ class LetsALargeMessagesTailGoToTheNext(Right):
     """While a large message to one peer is leaving, one for another peer goes to the first."""
 
     breaks = "ROUTE-1"
-    also = frozenset({"PIPE-2"})
+    also = frozenset({"PIPE-2", "QUEUE-2"})
 
     class Server(Server):
         leaving: Hashable = None
