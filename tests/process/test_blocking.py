@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -387,3 +388,118 @@ def test_whoever_is_killed_while_it_blocks_takes_nothing_with_it(things: Things,
             crew.kill(process)
     things.check()
     things.close()  # its queues are not gone: that is, no slot and no task is lost with the killed
+
+
+def test_a_timeout_holds_while_the_node_is_full(program: type[Program]) -> None:
+    running = program("""
+import queue, time
+from fiberq import Queue, config
+config.max_bytes = 1_000_000
+q, bounded = Queue(), Queue(1000)
+calls = [
+    lambda: q.put(bytes(300_000), timeout=0.1),
+    lambda: q.put(bytearray(300_000), timeout=0.1),
+    lambda: q.put_nowait(bytes(300_000)),
+    lambda: bounded.put(bytes(300_000), timeout=0.1),
+]
+for call in calls:
+    for _ in range(200):
+        started = time.monotonic()
+        try:
+            call()
+        except queue.Full:
+            break
+    else:
+        print("never full")
+    assert time.monotonic() - started < 1, "late"
+assert q.put_many([bytes(300_000)] * 100, timeout=0.1) == 0
+assert q.qsize() > 0
+assert not q.empty()
+while not q.empty():
+    q.get()
+print("done", flush=True)
+""")
+    assert running.read(3 * PATIENCE) == "done"
+    running.wait()
+
+
+def test_wait_keeps_its_timeout_though_the_node_stands_still(program: type[Program]) -> None:
+    running = program("""
+import os, signal, sys, time
+import fiberq
+from support import node_of
+left, right = fiberq.Pipe()
+assert fiberq.wait([left], 0) == []
+node = node_of(os.getpid())
+os.kill(node, signal.SIGSTOP)
+try:
+    for timeout in (0, 0.3):
+        started = time.monotonic()
+        assert fiberq.wait([left], timeout) == []
+        print(time.monotonic() - started < timeout + 0.7, flush=True)
+finally:
+    os.kill(node, signal.SIGCONT)
+""")
+    assert [running.read(), running.read()] == ["True", "True"]
+    running.wait()
+
+
+def test_threads_that_are_blocked_end_quietly_with_the_program(program: type[Program], short_dir: Path) -> None:
+    running = program(
+        PRELUDE
+        + """
+os.dup2(os.open("errors", os.O_WRONLY | os.O_CREAT), 2)
+full.put(1)
+for target, *args in [(q.get,), (full.put, 2), (left.recv,), (tasks.get,), (fiberq.wait, [left, q])]:
+    daemon(target, *args)
+print("done", flush=True)
+"""
+    )
+    assert running.read() == "done"
+    running.wait()
+    assert (short_dir / "errors").read_text() == ""
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGCHLD, signal.SIGHUP], ids=str)
+def test_a_handler_that_raises_for_any_usual_signal_breaks_nothing(number: signal.Signals) -> None:
+    class Struck(Exception):
+        pass
+
+    def handler(_number: int, _frame: object) -> None:
+        raise Struck
+
+    stop = threading.Event()
+
+    def press() -> None:
+        while not stop.wait(0.001):
+            os.kill(os.getpid(), number)
+
+    q: Queue[int] = Queue()
+    thread = threading.Thread(target=press)
+    strikes = 0
+    before = signal.signal(number, handler)
+    try:
+        thread.start()
+        while strikes < 100:
+            try:
+                while True:
+                    q.put(1)
+                    q.get(timeout=0.1)
+            except Struck:
+                strikes += 1
+            except queue.Empty:
+                pass  # its put was interrupted
+    finally:
+        while True:
+            try:
+                stop.set()
+                thread.join()
+                break
+            except Struck:
+                pass
+        signal.signal(number, before)
+    while not q.empty():
+        q.get()
+    q.put(2)
+    assert q.get(timeout=PATIENCE) == 2
+    q.close()

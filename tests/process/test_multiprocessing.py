@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import asyncio
+import errno
 import multiprocessing
 import os
 import pickle
@@ -16,6 +17,7 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import pool
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +35,7 @@ from workers import (
     use_received,
 )
 
-from fiberq import Pipe, SimpleQueue, SimpleQueuePull, get_context, wait
+from fiberq import Pipe, Queue, SimpleQueue, SimpleQueuePull, codec, get_context, wait
 from fiberq.errors import ClosedError, DirectionError, FiberqError, ItemError
 
 pytestmark = pytest.mark.usefixtures("transport")
@@ -446,3 +448,36 @@ def test_an_executor_whose_worker_dies_is_broken(method: str) -> None:
             executor.submit(die).result(PATIENCE)
         with pytest.raises(BrokenProcessPool):
             executor.submit(square, 2)
+
+
+class Counted:
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
+def _reduce_counted(counted: Counted) -> tuple[type[Counted], tuple[int]]:
+    return Counted, (counted.number * 2,)
+
+
+def test_what_is_registered_with_multiprocessings_pickler_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ForkingPickler, "_extra_reducers", {**ForkingPickler._extra_reducers})  # type: ignore[attr-defined]
+    monkeypatch.setattr("fiberq.codec._registry.known", -1)
+    ForkingPickler.register(Counted, _reduce_counted)
+    try:
+        with Queue[Any]() as q:
+            q.put([Counted(3)])
+            assert q.get(timeout=PATIENCE)[0].number == 6
+    finally:
+        monkeypatch.undo()
+        codec._registry.look()
+
+
+def test_each_direction_has_the_error_of_multiprocessing() -> None:
+    for end, use in (("read", lambda c: c.recv()), ("write", lambda c: c.send(1))):
+        left, right = Pipe()
+        right.close()
+        with pytest.raises(EOFError if end == "read" else BrokenPipeError) as raised:
+            use(left)
+        assert isinstance(raised.value, OSError) == (end == "write")
+        assert end == "read" or raised.value.errno == errno.EPIPE  # type: ignore[attr-defined]
+        left.close()
