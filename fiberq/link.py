@@ -1022,8 +1022,8 @@ class Link:
         if self.error is not None:
             raise NodeError(str(self.error))
         if self._closed:
-            if threading.get_ident() != threading.main_thread().ident:
-                raise SystemExit  # a daemon thread ends with the process, and without a word
+            if threading.current_thread().daemon:
+                raise SystemExit  # it ends with the process, and without a word
             raise ClosedError("this process is ending: its connection to the node was closed")
         if writer is not None and writer.ended:
             raise _ended(writer.ended)
