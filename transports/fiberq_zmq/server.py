@@ -32,6 +32,10 @@ __all__ = ["ZmqServer"]
 LOOK = 0.005
 """Seconds between looks at the monitor while messages keep coming."""
 
+LOOK_AGAIN = 1.0
+"""Seconds after which messages are looked for although the descriptor is quiet. Amid connections that sent garbage and
+went, libzmq has been seen not to tell of messages; rarely, and why is not known."""
+
 PROBE_EVERY, PROBE_FOR = 0.01, 0.15
 """Seconds: libzmq needs a few turns of its own before a send to a dead peer fails."""
 
@@ -114,9 +118,10 @@ class ZmqServer(Base, ServerSocket):
                     return event
                 deadline = None if timeout is None else monotonic() + timeout
                 while True:
-                    pause = monotonic() + PROBE_EVERY
-                    if self._suspects and (deadline is None or pause < deadline):
+                    pause = monotonic() + (PROBE_EVERY if self._suspects else LOOK_AGAIN)
+                    if deadline is None or pause < deadline:
                         self._wait(pause)
+                        self._idle = False
                     elif not self._wait(deadline):
                         return None
                     event = self._next()
