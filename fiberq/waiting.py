@@ -17,7 +17,7 @@ LONG: Final = 86_400.0
 """Seconds for which `poll` waits at most at a time: it takes no more than 2**31 ms."""
 
 PATIENCE: Final = 0.2
-"""Seconds that a node has for its answer, even if the caller does not want to wait: it takes 0.1 ms."""
+"""Seconds that a node has for its answer, whatever the timeout: it takes 0.1 ms."""
 
 
 def wait(object_list: Iterable[Any], timeout: float | None = None) -> list[Any]:
@@ -47,8 +47,7 @@ def wait(object_list: Iterable[Any], timeout: float | None = None) -> list[Any]:
 def _poll(poller: select.poll, timeout: float | None) -> set[int]:
     """The descriptors that are ready. What has been sent by now is found, though the node has not told of it yet."""
     deadline = None if timeout is None else monotonic() + timeout
-    patience = monotonic() + PATIENCE
-    settle(patience if deadline is None else max(deadline, patience))
+    settle(monotonic() + PATIENCE)  # no longer: something else may be ready, and the bells ring for what comes later
     ready = {descriptor for descriptor, _ in poller.poll(0)}
     while not ready:
         left = LONG if deadline is None else min(deadline - monotonic(), LONG)
