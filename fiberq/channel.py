@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Iterable
 from pickle import dumps, loads
-from threading import get_ident
+from threading import RLock, Thread, get_ident
 from time import monotonic
 from typing import Any, cast
 
@@ -43,11 +43,29 @@ GATHER = 15
 NOTHING: Any = object()
 """What `Channel.get` returns when there is no item in time."""
 
+_joint = RLock()  # held for the steps of attaching and closing that two threads must not mix
+
+
+class _Attempt(Thread):
+    """Attaches a channel, for a caller who waits only for a while; it goes on when he does not wait any more."""
+
+    def __init__(self, channel: Channel) -> None:
+        super().__init__(name="fiberq attaches", daemon=True)
+        self._channel = channel
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            self._channel.attach()
+        except BaseException as error:
+            self.error = error
+
 
 class Channel:
     """A grip on `sides` ("r", "w" or "rw") of channel `number` of the node at `endpoint`. Errors call it `label`."""
 
     __slots__ = (
+        "_attempt",
         "_last",
         "_lingers",
         "_link",
@@ -79,6 +97,7 @@ class Channel:
         self._writer: Writer | None = None
         self._reader: Reader | None = None
         self._rings = False  # it asked for a descriptor
+        self._attempt: _Attempt | None = None  # to attach, which somebody waited for
 
     @classmethod
     def create(cls, link: Link, kind: Kind, *sides: str, number: int = 0, name: str | None = None) -> list[Channel]:
@@ -111,14 +130,17 @@ class Channel:
 
     def _put(self, item: Item | Laden, sync: bool = False, timeout: float | None = None) -> bool:
         """`put` an item that need not only be added to those that gather, or into a bounded queue."""
-        link = self.attach()
+        deadline = _deadline(timeout)
+        link = self._attach_by(deadline)
+        if link is None:
+            return False
         writer = self._attached_writer(link)
         if not sync and timeout is None and self._gather(link, writer, item):
             return True
         item, flights = unladen(item)
         if timeout is not None:
             item = _own(item)
-        if not link.put(writer, item, _deadline(timeout), flights):
+        if not link.put(writer, item, deadline, flights):
             return False
         if sync:
             link.flush([writer], None)
@@ -139,7 +161,10 @@ class Channel:
     def put_many(self, objs: Iterable[object], timeout: float | None = None) -> int:
         """Put objects, all of which are pickled first; return how many a bounded queue had room for in `timeout`."""
         items = [encode(obj) for obj in objs]
-        link, deadline = self.attach(), _deadline(timeout)
+        deadline = _deadline(timeout)
+        link = self._attach_by(deadline)
+        if link is None:
+            return 0
         writer = self._attached_writer(link)
         for item in items:
             link.check_size(unladen(item)[0])
@@ -186,15 +211,19 @@ class Channel:
                 if len(ready) < reader.low:
                     link.ask_ahead(reader)
                 return loads(item) if type(item) is bytes and item[0] == PICKLE else decode(item)
-        link = self.attach()
-        item = link.take(self._attached_reader(link), _deadline(timeout))
-        return NOTHING if item is None else decode(item)
+        deadline = _deadline(timeout)
+        link = self._attach_by(deadline)
+        taken = None if link is None else link.take(self._attached_reader(link), deadline)
+        return NOTHING if taken is None else decode(taken)
 
     def get_many(self, most: int, timeout: float | None = None) -> list[Any]:
         """As `get`, and what else is there at once, up to `most` objects in all; none if there is none in time."""
-        link = self.attach()
+        deadline = _deadline(timeout)
+        link = self._attach_by(deadline)
+        if link is None:
+            return []
         reader = self._attached_reader(link)
-        item = link.take(reader, _deadline(timeout), wanted=most)
+        item = link.take(reader, deadline, wanted=most)
         if item is None:
             return []
         objects, items = [decode(item)], link.take_more(reader, most - 1) if most > 1 else []
@@ -214,7 +243,8 @@ class Channel:
     def join(self, timeout: float | None) -> bool:
         """Wait until all items are finished; return whether they are in `timeout` seconds."""
         deadline = _deadline(timeout)
-        return self.flush(timeout) and self.attach().join(self.number, deadline)
+        link = self._attach_by(deadline)
+        return link is not None and self.flush(_left(deadline)) and link.join(self.number, deadline)
 
     def shut_down(self, immediate: bool) -> None:
         """Let nothing more be put by anybody, or, if `immediate`, got."""
@@ -231,15 +261,17 @@ class Channel:
 
     def poll(self, timeout: float | None = 0.0) -> bool:
         """Whether `get` would return, or raise, at once; waits for that for `timeout` seconds."""
-        link = self.attach()
-        return link.poll(self._attached_reader(link), _deadline(timeout))
+        deadline = _deadline(timeout)
+        link = self._attach_by(deadline)
+        return link is not None and link.poll(self._attached_reader(link), deadline)
 
     def fileno(self) -> int:
         """A descriptor that is readable exactly while `get` would return, or raise, at once."""
         link = self.attach()
-        number = link.bell(self._attached_reader(link), new=not self._rings)
-        self._rings = True
-        return number
+        reader = self._attached_reader(link)
+        with _joint:
+            new, self._rings = not self._rings, True
+        return link.bell(reader, new)
 
     def qsize(self) -> int:
         """Items that no caller has got."""
@@ -271,10 +303,11 @@ class Channel:
             wait = False
             raise
         finally:
-            already, self.closed = self.closed, True
+            with _joint:
+                already, self.closed = self.closed, True
+                link = self._link
             if not already:
                 self._drop()
-            link = self._link
             if link is not None and not link.forked:
                 if self._writer is not None or self._reader is not None:
                     self._last = link, self._writer
@@ -296,18 +329,50 @@ class Channel:
 
     def attach(self) -> Link:
         """Return the link, attached in this process. Blocks while it attaches."""
+        self._check_open()
+        link = self._link
+        return self._attach(link) if link is None or link.forked else link
+
+    def _attach(self, ancestor: Link | None) -> Link:
+        link = connect(self.endpoint)
+        inherits = ancestor is not None and ancestor.latest() is link
+        if not inherits:
+            link.hold(self.number, self.sides, self._token if self._pid == os.getpid() else None)
+        with _joint:
+            if self.closed or self._link is link:  # another thread was faster
+                if not inherits:
+                    link.let_go(self.number, self.sides, None)
+                self._check_open()
+            else:
+                self._writer = self._reader = self._token = None
+                self._rings = False
+                self._link = link
+        return link
+
+    def _attach_by(self, deadline: float | None) -> Link | None:
+        """As `attach`, but return `None` if it takes longer than until `deadline`. The attempt goes on for the next
+        call; so one that has time for nothing succeeds at last. Without any time at all, it blocks as `attach` does."""
+        link = self._link
+        if link is not None and not link.forked and not self.closed:
+            return link
+        if deadline is None or deadline <= monotonic():
+            return self.attach()
+        attempt = self._attempt
+        if attempt is None:
+            self._check_open()
+            attempt = self._attempt = _Attempt(self)
+            attempt.start()
+        attempt.join(max(0.0, deadline - monotonic()))
+        if attempt.is_alive():
+            return None
+        self._attempt = None
+        if attempt.error is not None:
+            raise attempt.error
+        return self.attach()
+
+    def _check_open(self) -> None:
         if self.closed:
             raise ClosedError(f"{self.label} {self.number:016x} is closed")
-        link = self._link
-        if link is None or link.forked:
-            self._writer = self._reader = None
-            self._rings = False
-            ancestor, link = link, connect(self.endpoint)
-            if ancestor is None or ancestor.latest() is not link:
-                link.hold(self.number, self.sides, self._token if self._pid == os.getpid() else None)
-            self._token = None
-            self._link = link
-        return link
 
     def _attached_writer(self, link: Link) -> Writer:
         writer = self._writer
@@ -374,6 +439,18 @@ def _deadline(timeout: float | None) -> float | None:
     return monotonic() + max(timeout, 0.0)
 
 
+def _left(deadline: float | None) -> float | None:
+    return None if deadline is None else max(0.0, deadline - monotonic())
+
+
 def _own(item: Item) -> Item:
     """`item` without memory that the caller may write to: nothing has to wait until the node has it."""
     return tuple(bytes(part) for part in item) if is_shared(item) else item
+
+
+def _renew_lock() -> None:
+    global _joint
+    _joint = RLock()  # another thread may have held it
+
+
+os.register_at_fork(after_in_child=_renew_lock)

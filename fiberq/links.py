@@ -8,18 +8,24 @@ import stat
 import sys
 import threading
 import time
+from typing import Final
 
 from fiberq import registry, tree
 from fiberq.abc import Transport
+from fiberq.address import parse
 from fiberq.errors import ClosedError, ConnectError, NodeError, TransportError
 from fiberq.lifeline import ForkLifeline
 from fiberq.link import Link
 from fiberq.settings import config
 from fiberq.tree import Endpoint
 
+FORK_PATIENCE: Final = 0.2
+"""Seconds that a fork waits for another thread that connects: a node answers in a hundredth of that."""
+
 _links: dict[Endpoint, Link] = {}
 _transports: dict[str, Transport] = {}
 _making = threading.RLock()  # a signal's handler may fork amid `connect`
+_connecting: Endpoint | None = None  # to which a link is being made
 _inherited: dict[Endpoint, tuple[Link, str]] = {}  # the parent's links, and tokens for what they held at the fork
 
 
@@ -29,17 +35,22 @@ def connect(endpoint: Endpoint) -> Link:
     Blocks for at most twice `config.connect_timeout` seconds. Raises `ConnectError` when nobody listens there, and
     `NodeError` when what does refuses this process.
     """
+    global _connecting
     link = _links.get(endpoint)
     if link is not None:
         return link
     with _making:
         link = _links.get(endpoint)
         if link is None:
-            link = Link(endpoint, _transport(endpoint.target), _forget)
-            if endpoint in _inherited:
-                link.take_over(*_inherited[endpoint])
-                del _inherited[endpoint]
-            _links[endpoint] = link
+            _connecting = endpoint
+            try:
+                link = Link(endpoint, _transport(endpoint.target), _forget)
+                if endpoint in _inherited:
+                    link.take_over(*_inherited[endpoint])
+                    del _inherited[endpoint]
+                _links[endpoint] = link
+            finally:
+                _connecting = None
             _register_exit()
     return link
 
@@ -130,6 +141,7 @@ def close_all() -> None:
 
 _fork_tokens: dict[Endpoint, str] = {}
 _fork_lifeline: ForkLifeline | None = None
+_made_sure = False  # that no other thread connects during the fork
 
 
 def _claim_inherited() -> None:
@@ -142,9 +154,9 @@ def _claim_inherited() -> None:
 
 
 def _before_fork() -> None:
-    global _fork_lifeline
+    global _fork_lifeline, _made_sure
     _claim_inherited()
-    _making.acquire()
+    _made_sure = _making.acquire(timeout=FORK_PATIENCE)
     _fork_tokens.clear()
     for endpoint, link in list(_links.items()):
         if link.error is None and link.holds():
@@ -155,7 +167,8 @@ def _before_fork() -> None:
 def _after_fork_in_parent() -> None:
     global _fork_lifeline
     lifeline, _fork_lifeline = _fork_lifeline, None
-    _making.release()
+    if _made_sure:
+        _making.release()
     if lifeline is None:
         return
     lifeline.in_parent()
@@ -175,7 +188,10 @@ def _after_fork_in_child() -> None:
         _fork_lifeline.in_child()
         _fork_lifeline = None
     _exit_registered = False
-    _close_inherited([link.address.location for link in _links.values()])
+    locations = [link.address.location for link in _links.values()]
+    if _connecting is not None:
+        locations.append(parse(_connecting.address).location)
+    _close_inherited(locations)
     for link in _links.values():
         link.abandon()
     _inherited.clear()

@@ -7,11 +7,13 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from types import FrameType
 
 import pytest
 
 from fiberq.abc import ClientSocket, ServerSocket
+from fiberq.errors import ConnectError
 
 from .lab import PATIENCE, Call, Hub, Lab, assert_within
 from .rules import rule
@@ -20,6 +22,9 @@ from .strangers import mute_listener
 SIDES = pytest.mark.parametrize("side", ["server", "client"])
 LATE = 0.25
 """Seconds by which a busy machine may delay a call's return."""
+WAIT = 0.3
+IDLE = 0.1
+"""Processor seconds that waiting for `WAIT` seconds may take: what a slow machine needs to begin and to end it."""
 
 
 def quiet(lab: Lab, side: str) -> tuple[Hub, ClientSocket | ServerSocket, Callable[[], None]]:
@@ -206,3 +211,30 @@ def test_a_signal_handler_that_raises_interrupts_connect(lab: Lab, interrupts: I
             return took
 
         assert_within(0.1 + LATE, measure)
+
+
+def processor_time(wait: Callable[[], object]) -> float:
+    """Of all threads of this process."""
+    before = time.process_time()
+    wait()
+    return time.process_time() - before
+
+
+@rule("TIME-8")
+@SIDES
+def test_waiting_costs_no_processor_time(lab: Lab, side: str) -> None:
+    _, tested, _ = quiet(lab, side)
+    assert_within(IDLE, lambda: processor_time(lambda: tested.recv(WAIT)))
+
+
+@rule("TIME-8")
+def test_waiting_for_a_connection_costs_no_processor_time(lab: Lab) -> None:
+    with mute_listener(lab) as address:
+
+        def connect() -> None:
+            client = lab.client()
+            with suppress(ConnectError):
+                client.connect(address, WAIT)
+            client.close()
+
+        assert_within(IDLE, lambda: processor_time(connect))

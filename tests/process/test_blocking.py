@@ -423,6 +423,106 @@ print("done", flush=True)
     running.wait()
 
 
+def use_first(stopped: Any, told: Any, things: tuple[Any, ...]) -> None:
+    empty, full, tasks, left = things
+    uses: list[Blocking] = [
+        lambda timeout: empty.get(timeout=timeout),
+        lambda timeout: empty.get_many(2, timeout=timeout),
+        lambda timeout: full.put(2, timeout=timeout),
+        lambda timeout: full.put_many([2], timeout=timeout),
+        lambda timeout: tasks.join(timeout),
+        lambda timeout: left.poll(timeout),
+    ]
+    stopped.wait()
+    for use in uses:
+        started = time.monotonic()
+        try:
+            assert not use(0.1)
+        except (queue.Empty, queue.Full):
+            pass
+        told.send(time.monotonic() - started)
+    stopped.clear()
+    told.send("go on")
+    stopped.wait()
+    assert empty.get(timeout=0.001 + PATIENCE) == "late"
+    assert not full.put_many([2], timeout=0.001)
+    assert not tasks.join(0.001)
+    assert not left.poll(0.001)
+
+
+@every_method
+def test_a_timeout_bounds_the_first_use_of_a_handle(method: str, program: type[Program]) -> None:
+    running = program(f"""
+import multiprocessing, os, signal, sys
+import fiberq
+from support import PATIENCE, node_of
+from test_blocking import use_first
+
+def main():
+    context = multiprocessing.get_context({method!r})
+    empty, full, tasks = fiberq.Queue(), fiberq.Queue(1), fiberq.JoinableQueue()
+    left, right = fiberq.Pipe()
+    full.put(1)
+    tasks.put(1)
+    stopped = context.Event()
+    here, there = context.Pipe()
+    process = context.Process(target=use_first, args=(stopped, there, (empty, full, tasks, left)))
+    process.start()
+    tasks.flush()
+    node = node_of(os.getpid())
+    os.kill(node, signal.SIGSTOP)
+    try:
+        stopped.set()
+        for _ in range(6):
+            assert here.poll(PATIENCE)
+            took = here.recv()
+            print(took < 0.1 + 0.5 or took, flush=True)
+        assert here.poll(PATIENCE) and here.recv() == "go on"
+    finally:
+        os.kill(node, signal.SIGCONT)
+    empty.put("late")
+    stopped.set()
+    process.join(PATIENCE)
+    print(process.exitcode, flush=True)
+
+if __name__ == "__main__":
+    main()
+""")
+    assert [running.read() for _ in range(7)] == ["True"] * 6 + ["0"]
+    running.wait()
+
+
+def test_a_program_ends_though_its_handle_is_not_attached_yet(program: type[Program]) -> None:
+    running = program("""
+import os, pickle, queue, signal, subprocess, sys, time
+import fiberq
+from support import node_of
+if len(sys.argv) == 1:
+    q = fiberq.Queue()
+    handle = pickle.dumps(q)
+    q.flush()
+    node = node_of(os.getpid())
+    os.kill(node, signal.SIGSTOP)
+    try:
+        started = time.monotonic()
+        subprocess.run([sys.executable, __file__, handle.hex()], check=True)
+        print(time.monotonic() - started < 3, flush=True)
+    finally:
+        os.kill(node, signal.SIGCONT)
+else:
+    q = pickle.loads(bytes.fromhex(sys.argv[1]))
+    try:
+        q.get(timeout=0.1)
+    except queue.Empty:
+        pass
+    if os.fork() == 0:
+        os._exit(0)
+    os.wait()
+""")
+    assert running.read() == "True"
+    running.wait()
+
+
 def test_wait_keeps_its_timeout_though_the_node_stands_still(program: type[Program]) -> None:
     running = program("""
 import os, signal, sys, time

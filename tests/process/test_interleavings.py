@@ -9,6 +9,7 @@ import pickle
 import signal
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType
 from typing import Any
 
@@ -18,6 +19,7 @@ from support import PATIENCE, Crew, Program, every_method, until
 from fiberq import JoinableQueue, Queue, SimpleQueue, SimpleQueuePull
 from fiberq.channel import Channel
 from fiberq.errors import ClosedError, FiberqError, HandleError
+from fiberq.link import Link
 from fiberq.protocol.slots import Permits
 
 pytestmark = pytest.mark.usefixtures("transport")
@@ -142,6 +144,53 @@ def test_a_handler_that_raises_amid_a_put_takes_no_slot_away(monkeypatch: pytest
             assert q.get(timeout=PATIENCE) == 2
     finally:
         signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.parametrize("closing", [False, True], ids=["two threads", "and a close"])
+def test_a_handle_that_two_threads_use_first_at_the_same_time_is_held_once(
+    closing: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with SimpleQueue[int]() as q:
+        handle = Channel(q._channel.endpoint, q._channel.number, "r")
+        meet = threading.Barrier(3)
+        hold = Link.hold
+
+        def slow(link: Link, *args: Any) -> None:
+            hold(link, *args)
+            meet.wait(PATIENCE)
+
+        def use() -> None:
+            with suppress(ClosedError):
+                handle.attach()
+
+        link = q._channel.attach()
+        with monkeypatch.context() as patch:
+            patch.setattr(Link, "hold", slow)
+            threads = [threading.Thread(target=use) for _ in range(2)]
+            for thread in threads:
+                thread.start()
+            if closing:
+                handle.close()
+            meet.wait(PATIENCE)
+            for thread in threads:
+                thread.join(PATIENCE)
+        handle.close()
+        link.settle_drops()
+        assert (handle.number, "r") not in link._handles
+
+
+def test_two_threads_that_ask_for_a_descriptor_first_share_one_bell() -> None:
+    for _ in range(20):
+        q: SimpleQueue[int] = SimpleQueue()
+        link, reader = q._channel.attach(), q._channel._attached_reader(q._channel.attach())
+        threads = [threading.Thread(target=q.fileno) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(PATIENCE)
+        assert link._polled == {reader: 1}
+        q.close()
+        assert not link._polled
 
 
 class ClosesAQueue:

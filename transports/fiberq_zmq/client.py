@@ -79,6 +79,7 @@ class ZmqClient(Base, ClientSocket):
                 raise AddressError(f"zmq: cannot connect to {address}: {error.strerror}") from None
             while not self._connected:
                 reason = self._look()
+                self._get(EVENTS)  # silences the socket's descriptor, which would end each wait at once
                 if not self._connected and reason is None and not self._wait(deadline):
                     reason = f"nobody answered within {timeout} s"
                 if reason is not None and not self._connected:

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Hashable, Sequence
 
 from fiberq.abc import Buffer, Message, PeerLost
-from fiberq.errors import FiberqError
+from fiberq.errors import ConnectError, FiberqError
 
 from .right import QUEUES, Client, FlagClient, Right, Server, in_main_thread, length
 
@@ -60,6 +60,39 @@ class BacksOffAtZero(Right):
             parts = super().recv(0.1 if timeout == 0 and self.looks >= 20 else timeout)
             self.looks = self.looks + 1 if parts is None else 0
             return parts
+
+
+class LooksAgainAndAgain(Right):
+    """A client that waits looks whether something has come, without a pause."""
+
+    breaks = "TIME-8"
+
+    class Client(Client):
+        def recv(self, timeout: float | None) -> Sequence[Buffer] | None:
+            deadline = None if timeout is None else time.monotonic() + timeout
+            while (parts := super().recv(0)) is None and (deadline is None or time.monotonic() < deadline):
+                pass
+            return parts
+
+
+class ConnectsByCounting(Right):
+    """`connect` to somebody who does not answer counts the time that is left."""
+
+    breaks = "TIME-8"
+
+    class Client(Client):
+        def connect(self, address: str, timeout: float | None) -> None:
+            if timeout is None:
+                super().connect(address, None)
+                return
+            started = time.monotonic()
+            try:
+                super().connect(address, timeout / 10)
+            except ConnectError:
+                if time.monotonic() > started + timeout / 10:  # it was not refused
+                    while time.monotonic() < started + timeout:
+                        pass
+                raise
 
 
 class BeginsAnewWithEachNewcomer(Right):
