@@ -270,8 +270,9 @@ class Channel:
         link = self.attach()
         reader = self._attached_reader(link)
         with _joint:
-            new, self._rings = not self._rings, True
-        return link.bell(reader, new)
+            number = link.bell(reader, new=not self._rings)
+            self._rings = True
+        return number
 
     def qsize(self) -> int:
         """Items that no caller has got."""
