@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pickle import dumps, loads
 from threading import RLock, Thread, get_ident
 from time import monotonic
@@ -33,7 +33,7 @@ from fiberq.lifeline import SpawnLifeline
 from fiberq.link import MAX_GATHERED, Link
 from fiberq.links import connect, known
 from fiberq.protocol.kinds import Kind
-from fiberq.protocol.reader import Reader
+from fiberq.protocol.reader import Holder, Reader
 from fiberq.protocol.writer import SMALL, Item, Writer
 from fiberq.tree import Endpoint
 
@@ -100,12 +100,20 @@ class Channel:
         self._attempt: _Attempt | None = None  # to attach, which somebody waited for
 
     @classmethod
-    def create(cls, link: Link, kind: Kind, *sides: str, number: int = 0, name: str | None = None) -> list[Channel]:
+    def create(
+        cls,
+        link: Link,
+        kind: Kind,
+        *sides: str,
+        number: int = 0,
+        name: str | None = None,
+        max_deliveries: int | None = None,
+    ) -> list[Channel]:
         """Make a channel on the node, or find the one with this `name`, and make a handle for each of `sides`.
 
         Raises `HandleError` when the one with this name is of another kind.
         """
-        number = link.create(number or new_number(), kind, sides, name)
+        number = link.create(number or new_number(), kind, sides, name, max_deliveries)
         made = [cls(link.endpoint, number, side) for side in sides]
         for channel in made:
             channel._link = link
@@ -234,6 +242,54 @@ class Channel:
                 link.untake(reader, items[number:])
                 break
         return objects
+
+    def take_lease(self, holder: Holder, timeout: float | None, duration: float | None) -> tuple[int, int, Any] | None:
+        """The next object, for `holder`, with its number and how often it was delivered; `None` if there is none in
+        time. It goes back, as failed, if it cannot be unpickled."""
+        deadline = _deadline(timeout)
+        link = self._attach_by(deadline)
+        if link is None:
+            return None
+        reader = self._attached_reader(link)
+        taken = link.take_lease(reader, deadline, holder)
+        if taken is None:
+            return None
+        number, deliveries, item = taken
+        try:
+            if duration is not None:
+                link.about_lease(reader, number, what="keep", seconds=duration)
+            return number, deliveries, decode(item)
+        except BaseException as error:
+            why = f"{type(error).__name__}: {error}" if isinstance(error, Exception) else None
+            link.end_lease(reader, holder, number, what="give back", why=why)
+            raise
+
+    def keep_lease(self, number: int, duration: float) -> bool:
+        """Let a lease run out `duration` seconds from now; return whether the item was still leased."""
+        link = self.attach()
+        return link.about_lease(self._attached_reader(link), number, what="keep", seconds=duration)
+
+    def end_lease(self, holder: Holder, number: int, what: str, why: str | None) -> bool:
+        """An item is finished, or goes back; return whether it was still leased."""
+        link = self.attach()
+        return link.end_lease(self._attached_reader(link), holder, number, what=what, why=why)
+
+    def dead_letters(self) -> Iterator[dict[str, Any]]:
+        """What the node tells of each dead letter."""
+        first, more = 0, True
+        while more:
+            answer = self.attach().question(op="dead letters", channel=self.number, first=first)
+            yield from answer["letters"]
+            more = answer["more"]
+            first = answer["letters"][-1]["place"] + 1 if more else first
+
+    def dead_letter(self, place: int) -> Any:
+        """The object in a dead letter."""
+        return decode(self.attach().fetch(op="dead letter", channel=self.number, place=place, what="show"))
+
+    def settle_dead_letter(self, place: int, what: str) -> None:
+        """Put a dead letter back, or drop it."""
+        self.attach().question(op="dead letter", channel=self.number, place=place, what=what)
 
     def done(self) -> bool:
         """The oldest item that this thread got, or else this process, is done; return whether there was one."""

@@ -20,6 +20,7 @@ __all__ = [
     "FiberqError",
     "HandleError",
     "ItemError",
+    "LeaseLost",
     "MessageTooLong",
     "NodeError",
     "PlatformError",
@@ -51,6 +52,11 @@ class PlatformError(FiberqError, OSError):
 
 class ItemError(FiberqError, ValueError):
     """An object that cannot travel: it cannot be pickled, or is larger than the node accepts."""
+
+
+class LeaseLost(FiberqError, ValueError):
+    """An item that this process had was given to another meanwhile: its lease had run out, or the process did not
+    answer for so long that the node took the item back."""
 
 
 class HandleError(FiberqError, EOFError):

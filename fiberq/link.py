@@ -26,6 +26,7 @@ from fiberq.errors import (
     ConnectionLost,
     HandleError,
     ItemError,
+    LeaseLost,
     NodeError,
     ProtocolError,
     ReadEnded,
@@ -35,7 +36,7 @@ from fiberq.errors import (
 from fiberq.lifeline import Lifeline
 from fiberq.protocol.client import Client, Request
 from fiberq.protocol.kinds import Kind
-from fiberq.protocol.reader import FRESH, Reader
+from fiberq.protocol.reader import FRESH, Holder, Reader
 from fiberq.protocol.session import drain
 from fiberq.protocol.slots import Permits
 from fiberq.protocol.writer import SMALL, Item, Writer
@@ -135,13 +136,20 @@ class Link:
 
     # -- for handles: holding --
 
-    def create(self, channel: int, kind: Kind, handles: Sequence[str], name: str | None = None) -> int:
+    def create(
+        self,
+        channel: int,
+        kind: Kind,
+        handles: Sequence[str],
+        name: str | None = None,
+        max_deliveries: int | None = None,
+    ) -> int:
         """Make a channel, with a handle for each of the given sides, and return its number: another one than `channel`
         if there is one with this `name`. Blocks until the node has made it.
 
         Raises `HandleError` if the one with this name is of another kind.
         """
-        answer = _granted(self.ask(op="create", channel=channel, kind=kind, name=name))
+        answer = self.question(op="create", channel=channel, kind=kind, name=name, max_deliveries=max_deliveries)
         number = int(answer["channel"])
         if name is not None:  # an older handle on it may just have been let go of
             for sides in handles:
@@ -165,7 +173,7 @@ class Link:
                 return
             self._opening.append(key)
         try:
-            answer = _granted(self.ask(op="open", holds=[[channel, sides]], token=token))
+            answer = self.question(op="open", holds=[[channel, sides]], token=token)
             with self._lock:
                 self._learn({channel: Kind.read(answer["kinds"][f"{channel:x}"])}, answer["shut"])
                 self._handles[key] = self._handles.get(key, 0) + 1
@@ -415,7 +423,7 @@ class Link:
         """Whether something has come into a queue that was drained after its shutdown: of a process that died, say."""
         if reader.ended != "drained":
             return False
-        size = int(_granted(self.ask(op="stat", channel=reader.channel, **{"for": "answer"}))["qsize"])
+        size = int(self.question(op="stat", channel=reader.channel, **{"for": "answer"})["qsize"])
         if size:
             reader.ended = None
         return size > 0
@@ -440,12 +448,51 @@ class Link:
                 self._ring(reader)
 
     def done(self, reader: Reader, caller: Hashable = None) -> bool:
-        """An item is done: the oldest of this thread, or else of this process. Return whether there was one."""
+        """An item is done: the oldest of this thread, or else of this process. Return whether there was one.
+
+        Raises `LeaseLost` if it was given to another process meanwhile.
+        """
         with self._lock:
             self._check()
-            there_was = reader.done(caller or _here(reader))
+            number = reader.done(caller or _here(reader))
             self._progress_later(reader, time.monotonic())
-        return there_was
+        if number in reader.lost:
+            reader.lost.discard(number)
+            raise LeaseLost("this process did not answer for so long that the task was given to another one")
+        return number is not None
+
+    def take_lease(self, reader: Reader, deadline: float | None, holder: Holder) -> tuple[int, int, Any] | None:
+        """As `take`, but return the item's number and how often it was delivered, too."""
+        item = self.take(reader, deadline, holder)
+        if item is None:
+            return None
+        with self._lock:
+            number = reader.held[holder][0]
+            return number, reader.earlier.get(number, 0) + 1, item
+
+    def about_lease(self, reader: Reader, number: int, **question: Any) -> bool:
+        """Let the node do something with an item that is held by name; return whether it was this process's still.
+        Blocks until the node has answered."""
+
+        def ask(now: float) -> Request:
+            return self._client.about_lease(now, channel=reader.channel, item=number, **question)
+
+        return _granted(self._answer(ask).answer)["held"] is True
+
+    def end_lease(self, reader: Reader, holder: Holder, number: int, **question: Any) -> bool:
+        """As `about_lease`, for what ends the lease."""
+        finishes = question["what"] == "finish"
+        try:
+            held = self.about_lease(reader, number, **question)
+            finishes = True
+        finally:
+            if finishes:
+                with self._lock:
+                    reader.held.pop(holder, None)
+                    reader.lost.discard(number)
+                    if not (self.error or self._closed):
+                        self._progress_later(reader, time.monotonic())
+        return held
 
     def _progress_later(self, reader: Reader, now: float) -> None:
         if reader.progress_later(self._client.session, now):
@@ -537,7 +584,8 @@ class Link:
             channel = next((reader.channel for reader in self._bells if isinstance(reader, Reader)), None)
         if channel is not None:
             try:
-                self._ask(deadline, op="stat", channel=channel, **{"for": "answer"})
+                question = {"op": "stat", "channel": channel, "for": "answer"}
+                self._ask(deadline, lambda now: self._client.request(now, **question))
             except (NodeError, ClosedError):
                 pass  # all bells ring
 
@@ -734,22 +782,37 @@ class Link:
         with self._lock:
             self._check()
             self._client.shut_down(channel, time.monotonic())
-        _granted(self.ask(op="shutdown", channel=channel, drop=now))
+        self.question(op="shutdown", channel=channel, drop=now)
 
     def ask(self, **question: Any) -> dict[str, Any]:
         """Ask the node and return its answer; blocks until it comes."""
-        answer = self._ask(time.monotonic() + config.reconnect_timeout, **question)
-        if answer is None:
-            raise self._silent()
+        answer = self._answer(lambda now: self._client.request(now, **question)).answer
+        assert answer is not None
         return answer
 
-    def _ask(self, deadline: float, **question: Any) -> dict[str, Any] | None:
+    def question(self, **question: Any) -> dict[str, Any]:
+        """As `ask`, but raise `HandleError` if the node refuses."""
+        return _granted(self.ask(**question))
+
+    def fetch(self, **question: Any) -> Item:
+        """Ask the node for an item. Raises `HandleError` if there is none."""
+        request = self._answer(lambda now: self._client.request(now, **question))
+        return tuple(request.parts) if _granted(request.answer)["large"] else bytes(request.parts[0])
+
+    def _answer(self, ask: Callable[[float], Request]) -> Request:
+        """Return what `ask` returns, with the node's answer; blocks until that comes."""
+        request = self._ask(time.monotonic() + config.reconnect_timeout, ask)
+        if request is None:
+            raise self._silent()
+        return request
+
+    def _ask(self, deadline: float, ask: Callable[[float], Request]) -> Request | None:
         with self._lock:
             self._check()
             now = time.monotonic()
-            request: Request = self._client.request(now, **question)
+            request = ask(now)
             self._transmit(now)
-        return self._until(lambda _: request.answer, request, deadline)
+        return self._until(lambda _: request if request.answer is not None else None, request, deadline)
 
     def qsize(self, channel: int) -> int:
         """Items that no caller has got: those that the node has, and those that have not left yet."""
@@ -761,7 +824,7 @@ class Link:
             if writer is not None:
                 self._client.pump(writer, now, urgent=True)
             gathered = 0 if writer is None else len(writer.items)
-        return gathered + int(_granted(self.ask(op="stat", channel=channel))["qsize"])
+        return gathered + int(self.question(op="stat", channel=channel)["qsize"])
 
     def _progress(self, channel: int, now: float) -> None:
         """Tell the node how far this process is with a channel, if it reads it."""
@@ -1181,8 +1244,9 @@ def _here(reader: Reader) -> Hashable:
     return _thread.me if reader.kind.joins else threading.get_ident()
 
 
-def _granted(answer: dict[str, Any]) -> dict[str, Any]:
+def _granted(answer: dict[str, Any] | None) -> dict[str, Any]:
     """What the node answered. Raises `HandleError` if it refused what was asked."""
+    assert answer is not None
     if "error" in answer:
         raise HandleError(answer["error"])
     return answer

@@ -11,6 +11,7 @@ from typing import Any, Generic, TypeVar
 from fiberq.channel import NOTHING, Channel
 from fiberq.connection import ZConnection
 from fiberq.errors import ShutDown
+from fiberq.leases import DeadLetter, Lease
 from fiberq.links import connect_tree
 from fiberq.protocol.kinds import MAX_BOUND, Kind
 from fiberq.settings import config
@@ -25,10 +26,12 @@ class _Queue(Generic[T]):
 
     _channel: Channel
 
-    def _make(self, kind: Kind, name: str | None) -> None:
+    def _make(self, kind: Kind, name: str | None, max_deliveries: int | None) -> None:
         if name is not None and not isinstance(name, str):
             raise TypeError(f"a queue's name must be a string, not {type(name).__name__}")
-        (self._channel,) = Channel.create(connect_tree(), kind, "rw", name=name)
+        if max_deliveries is not None and operator.index(max_deliveries) < 1:
+            raise ValueError(f"max_deliveries must be 1 or more, not {max_deliveries}")
+        (self._channel,) = Channel.create(connect_tree(), kind, "rw", name=name, max_deliveries=max_deliveries)
         self._channel.label = type(self).__name__
         self._sides: dict[str, ZConnection] = {}
 
@@ -59,6 +62,24 @@ class _Queue(Generic[T]):
         if not objects:
             raise Empty
         return objects
+
+    def lease(self, block: bool = True, timeout: float | None = None, *, duration: float | None = None) -> Lease[T]:
+        """Return a `Lease`, for a ``with`` block: an item that is held until the block ends, is acknowledged then, and
+        goes to another reader if the block raises.
+
+        The block begins when there is an item; that blocks, and raises `queue.Empty`, as `get` does. With a `duration`,
+        in seconds, another reader gets the item if the block takes longer, and the acknowledgement raises `LeaseLost`.
+        """
+        return Lease(self._channel, timeout if block else 0.0, duration)
+
+    def dead_letters(self) -> list[DeadLetter]:
+        """Return the items that failed too often to be delivered again, the oldest first: each with the reason, to be
+        looked at, put back or dropped. How often is `config.max_deliveries`, or the queue's own. Asks the node.
+
+        A reader's death is a failure of the item if the reader had nothing else; and so is a `lease` that was ended by
+        an `Exception`, or ran out.
+        """
+        return [DeadLetter(self._channel, **letter) for letter in self._channel.dead_letters()]
 
     def empty(self) -> bool:
         """Return whether no item waits that a `get` could return, in any process. Asks the node."""
@@ -214,7 +235,8 @@ class SimpleQueue(_Queue[T]):
         q.put({"any": "object that can be pickled"})
 
     What was put is kept until somebody has finished it. An item that `get` returned is the getting thread's until that
-    thread gets again or ends; if its process dies before, another reader gets the item.
+    thread gets again or ends; if its process dies before, another reader gets the item. An item that fails
+    `max_deliveries` times (by default `config.max_deliveries`) becomes a dead letter: see `dead_letters`.
     """
 
     _kind = ""
@@ -224,8 +246,8 @@ class SimpleQueue(_Queue[T]):
             cls = SimpleQueuePush if config.use_push_queue else SimpleQueuePull
         return object.__new__(cls)
 
-    def __init__(self, *, name: str | None = None) -> None:
-        self._make(Kind(self._kind), name)
+    def __init__(self, *, name: str | None = None, max_deliveries: int | None = None) -> None:
+        self._make(Kind(self._kind), name, max_deliveries)
 
     def put(self, obj: T, *, sync: bool = False) -> None:
         """Put an object that can be pickled.
@@ -260,16 +282,16 @@ class Queue(_Queue[T]):
     """`multiprocessing.Queue`, shared by all processes that use the node: a pull queue that can have a bound.
 
     At most `maxsize` items are in it that no `get` has returned, exactly, however many processes put and get; 0 or less
-    means any number. `name`, and what making one blocks for and raises, as for `SimpleQueue`.
+    means any number. `name`, `max_deliveries`, and what making one blocks for and raises, as for `SimpleQueue`.
     """
 
     _kind = "pull"
 
-    def __init__(self, maxsize: int = 0, *, name: str | None = None) -> None:
+    def __init__(self, maxsize: int = 0, *, name: str | None = None, max_deliveries: int | None = None) -> None:
         bound = operator.index(maxsize)
         if bound > MAX_BOUND:
             raise ValueError(f"maxsize must be at most {MAX_BOUND}, or 0 for any number, not {bound}")
-        self._make(Kind(self._kind, max(0, bound)), name)
+        self._make(Kind(self._kind, max(0, bound)), name, max_deliveries)
 
     def put(self, obj: T, block: bool = True, timeout: float | None = None, *, sync: bool = False) -> None:
         """Put an object that can be pickled.

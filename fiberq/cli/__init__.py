@@ -16,6 +16,7 @@ __all__ = ["COMMANDS", "main"]
 
 COMMANDS = {
     "contract": ("fiberq.cli.contract", "test a transport against the contract, rule by rule"),
+    "dead-letters": ("fiberq.cli.dead_letters", "list the items that failed too often; put them back, or drop them"),
     "demo": ("fiberq.cli.demo", "run a real job on worker processes, and check its result"),
     "new-transport": ("fiberq.cli.new_transport", "start a transport of your own, as a project to fill in"),
     "transports": ("fiberq.cli.transports", "list the installed transports, and why one can't be used"),

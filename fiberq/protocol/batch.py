@@ -38,7 +38,7 @@ class Batch:
 class Run:
     """Consecutive items of one batch, with their places in their queue: item i stands at `place + i * stride`."""
 
-    __slots__ = ("batch", "deaths", "end", "first", "place", "redelivered", "returned", "stride", "suspect")
+    __slots__ = ("batch", "deliveries", "end", "failures", "first", "place", "returned", "stride", "suspect")
 
     def __init__(self, batch: Batch, first: int, end: int, place: int = 0, stride: int = 1) -> None:
         self.batch = batch
@@ -47,9 +47,9 @@ class Run:
         self.place = place
         self.stride = stride
         self.returned = False  # another reader had it, and gave it back unstarted
-        self.redelivered = False  # another reader had it, and may have started it
+        self.deliveries = 0  # readers that had it, and may have started it
         self.suspect = False  # a reader died while it had it
-        self.deaths = 0  # readers that died while they had it alone
+        self.failures = 0  # of its deliveries: a reader died while it had it alone, or gave it back as failed
 
     @classmethod
     def of(cls, items: Items, place: int = 0) -> Run:
@@ -124,7 +124,7 @@ class Run:
     def like(self, other: Run) -> bool:
         """Whether both may travel in one frame."""
         return self is other or (
-            self.redelivered == other.redelivered
+            self.deliveries == other.deliveries
             and self.suspect == other.suspect
             and not self.batch.parts
             and not other.batch.parts
@@ -132,9 +132,9 @@ class Run:
 
     def _marked(self, origin: Run) -> Run:
         self.returned = origin.returned
-        self.redelivered = origin.redelivered
+        self.deliveries = origin.deliveries
         self.suspect = origin.suspect
-        self.deaths = origin.deaths
+        self.failures = origin.failures
         return self
 
 

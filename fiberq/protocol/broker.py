@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -42,6 +42,12 @@ MAX_SURVEYS: Final = 64
 
 MAX_JOINS: Final = 1000
 """Threads of one process that wait for the same tasks."""
+
+MAX_REASON: Final = 1000
+"""Characters that are kept of why an item failed."""
+
+MAX_LISTED: Final = 1000
+"""Dead letters that one answer tells of."""
 
 SURVEY_PATIENCE: Final = 0.5
 """Seconds that a survey waits for a process: as long as a recall does."""
@@ -360,26 +366,33 @@ class Broker:
         if answer is not None:
             self._reply(member, request.get("id"), answer)
 
-    def _reply(self, member: Member, request: Any, answer: dict[str, Any]) -> None:
+    def _reply(self, member: Member, request: Any, answer: dict[str, Any], parts: Sequence[Buffer] = ()) -> None:
         if request is not None and self._members.get(member.name) is member:
-            self._send(member, Frame(frames.REPLY, 0, pack_json({**answer, "id": request})))
+            self._send(member, Frame(frames.REPLY, 0, pack_json({**answer, "id": request}), parts))
 
     def _create(self, member: Member, request: dict[str, Any]) -> dict[str, Any]:
         """Make a channel and hold both its sides; one with a name that there is already is only held."""
         number, kind, name = int(request["channel"]), Kind.read(request["kind"]), request.get("name")
+        max_deliveries = request.get("max_deliveries")
         if not isinstance(name, str | None):
             raise ProtocolError("a queue's name is not a string")
+        if max_deliveries is not None and (type(max_deliveries) is not int or max_deliveries < 1):
+            raise ProtocolError("max_deliveries is not a number of deliveries")
         if not 0 < number < 1 << 64:
             raise ProtocolError("a channel's number is out of range")
         if name is not None and name in self._names:
             number = self._names[name]
-            there = self._channels[number].kind
+            there, failures = self._channels[number].kind, self._channels[number].device.max_deliveries
             if there != kind:
                 return {"error": f"the queue {name!r} exists, as {there.describe()}, not as {kind.describe()}"}
+            if max_deliveries not in (None, failures):
+                return {"error": f"the queue {name!r} exists, with max_deliveries {failures}, not {max_deliveries}"}
         elif number in self._channels:
             return {"error": f"channel {number:016x} exists already"}
         else:
-            self._channels[number] = Channel(self._device(number, kind), permanent=name is not None)
+            device = self._device(number, kind)
+            device.max_deliveries = max_deliveries or device.max_deliveries
+            self._channels[number] = Channel(device, permanent=name is not None)
             if name is not None:
                 self._names[name] = number
         self._hold(member, number, "rw")
@@ -513,6 +526,87 @@ class Broker:
         putters = [each for each, sides in channel.holders.items() if isinstance(each, Member) and "w" in sides]
         self._survey(number, member, [each for each in putters if each is not member], finish)
         return None
+
+    # -- leases by name, and dead letters --
+
+    def _lease(self, member: Member, request: dict[str, Any]) -> dict[str, Any]:
+        """A reader deals with one item that it has: it is finished, goes back, or may be kept for so many `seconds`."""
+        number, item, what = int(request["channel"]), int(request["item"]), request["what"]
+        channel = self._channels.get(number)
+        if channel is None:
+            return _GONE
+        device = channel.device
+        if channel.is_pipe:
+            raise ProtocolError("a pipe's messages are not held")
+        if what == "finish":
+            held = device.finish(member, item, self._now)
+        elif what == "give back":
+            why = request.get("why")
+            held = device.give_back(member, item, None if why is None else str(why)[:MAX_REASON], self._now)
+        elif what == "keep":
+            held = device.lease_until(member, item, self._now + float(request["seconds"]))
+        else:
+            raise ProtocolError("nothing that can be done with a lease")
+        self._check(number, channel)
+        self._regulate()
+        return {"held": held}
+
+    def _dead_letters(self, _: Member, request: dict[str, Any]) -> dict[str, Any]:
+        """Tell of dead letters from number `first` on: not of all at once, if they are many."""
+        channel = self._channels.get(int(request["channel"]))
+        if channel is None:
+            return _GONE
+        first = int(request.get("first", 0))
+        letters = sorted(item for item in channel.device.dead_letters.items() if item[0] >= first)
+        told = [
+            {"place": place, "reason": letter.reason, "deliveries": letter.run.deliveries, "size": letter.run.size}
+            for place, letter in letters[:MAX_LISTED]
+        ]
+        return {"letters": told, "more": len(letters) > MAX_LISTED}
+
+    def _dead_letter(self, member: Member, request: dict[str, Any]) -> dict[str, Any] | None:
+        """Show a dead letter, put it back, or drop it."""
+        number, place, what = int(request["channel"]), int(request["place"]), request["what"]
+        channel = self._channels.get(number)
+        if channel is None:
+            return _GONE
+        letter = channel.device.dead_letters.get(place)
+        if letter is None:
+            return {"error": "the dead letter is gone: it was put back or dropped meanwhile", "code": "gone"}
+        if what == "show":
+            large = letter.run.batch.parts
+            parts = large or (letter.run.payload(),)
+            self._reply(member, request.get("id"), {"large": bool(large)}, parts)
+            return None
+        if what == "put back":
+            if channel.shut == "dropped":
+                return {"error": "the queue was shut down, and all that was in it dropped", "code": "shut"}
+            channel.device.revive(place, self._now)
+        elif what == "drop":
+            channel.device.bury(place)
+        else:
+            raise ProtocolError("nothing that can be done with a dead letter")
+        self._check(number, channel)
+        self._regulate()
+        return {}
+
+    def _queues(self, _: Member, __: dict[str, Any]) -> dict[str, Any]:
+        """Tell of all queues: those with a name first."""
+        names = {number: name for name, number in self._names.items()}
+        numbers = sorted(self._channels, key=lambda number: (number not in names, names.get(number, ""), number))
+        return {
+            "queues": [
+                {
+                    "channel": number,
+                    "name": names.get(number),
+                    "kind": self._channels[number].kind,
+                    "qsize": self._channels[number].device.qsize(),
+                    "dead": len(self._channels[number].device.dead_letters),
+                }
+                for number in numbers
+                if not self._channels[number].is_pipe
+            ]
+        }
 
     # -- surveys --
 
@@ -663,4 +757,8 @@ _OPERATIONS: Final[dict[str, Any]] = {
     "join": Broker._join,
     "forget": Broker._forget,
     "shutdown": Broker._shutdown,
+    "lease": Broker._lease,
+    "dead letters": Broker._dead_letters,
+    "dead letter": Broker._dead_letter,
+    "queues": Broker._queues,
 }

@@ -25,6 +25,7 @@ class Request:
 
     def __init__(self) -> None:
         self.answer: dict[str, Any] | None = None
+        self.parts: Sequence[Buffer] = ()  # an item in the answer
 
 
 class Client:
@@ -112,6 +113,11 @@ class Client:
         body = pack_json({"id": self._next_request, **question})
         self.session.send(Frame(frames.REQUEST, 0, body), now, urgent=True)
         return request
+
+    def about_lease(self, now: float, **question: Any) -> Request:
+        """Ask something that may end a lease: what was put by then leaves before."""
+        self._pump_everything(now)
+        return self.request(now, op="lease", **question)
 
     def writer(self, channel: int, kind: Kind) -> Writer:
         """This process's writer of a channel, which is made if there is none."""
@@ -205,13 +211,18 @@ class Client:
             if reader is not None:
                 reader.recalled(self.session, now)
                 self.changed.append(reader)
+        elif frame.kind == frames.TAKEN:
+            reader = self.readers.get(frame.channel)
+            if reader is not None:
+                reader.taken(frames.read_ranges(frame.body[0]))  # type: ignore[arg-type]
+                self.changed.append(reader)
         elif frame.kind == frames.ENDED:
             self._ended(frame, now)
         elif frame.kind == frames.REPLY:
             answer = read_json(frame.body[0])  # type: ignore[arg-type]
             request = self._requests.pop(answer.get("id", 0), None)
             if request is not None:
-                request.answer = answer
+                request.answer, request.parts = answer, frame.parts
                 self.changed.append(request)
         elif frame.kind == frames.GRANT:
             writer = self.writers.get(frame.channel)

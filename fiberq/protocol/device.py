@@ -8,9 +8,11 @@ and gets nothing until it is back.
 
 A bounded queue has `slots`: an item occupies one from its put until its reader tells that it has started it.
 
+A reader can also deal with one of its leases by name: finish it, give it back as failed, or let it run out some time.
+
 Poison: an item whose reader died is suspect, and delivered alone, to a reader that has nothing else (or whose other
 threads hold all it has). Only the death of a reader that had nothing else counts against it, so no innocent is
-condemned; after `max_deliveries` of them it is a dead letter.
+condemned; and so does what happens to one lease by name. After `max_deliveries` such failures it is a dead letter.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from typing import Final, TypeAlias
 
 from fiberq.errors import ProtocolError
 from fiberq.protocol.batch import Run, body, count
-from fiberq.protocol.frames import DELIVER, Frame, Items, Ready, Want, pack_deliver
+from fiberq.protocol.frames import DELIVER, TAKEN, Frame, Items, Ready, Want, pack_deliver, pack_ranges
 from fiberq.protocol.kinds import Kind
 from fiberq.protocol.slots import Slots
 
@@ -160,6 +162,16 @@ class Reader:
         return taken
 
 
+class DeadLetter:
+    """An item that is delivered no more, and why."""
+
+    __slots__ = ("reason", "run")
+
+    def __init__(self, run: Run, reason: str) -> None:
+        self.run = run
+        self.reason = reason
+
+
 class Device(ABC):
     """One queue. Events come in as method calls, frames go out through `send(reader's key, frame)`."""
 
@@ -170,15 +182,16 @@ class Device(ABC):
         self.kind = kind
         self.slots = Slots(channel, kind.maxsize, send) if kind.maxsize else None
         self.readers: dict[Key, Reader] = {}
-        self.dead_letters: list[Run] = []
+        self.dead_letters: dict[int, DeadLetter] = {}  # by place
+        self.max_deliveries = max_deliveries
         self.accepted = 0  # items ever put
         self.finished = 0  # items ever finished
-        self.bytes = 0  # of the items that are neither finished nor dead letters
+        self.bytes = 0  # of the items that are not finished
         self.dropped = False  # what would go back to the queue is finished instead
         self.alarm: float | None = None  # when `tick` is to be called next
         self._send = send
         self._memory = memory or Memory()
-        self._max_deliveries = max_deliveries
+        self._ends: dict[tuple[Key, int], float] = {}  # when leases run out, by reader and its number
 
     # -- events --
 
@@ -236,7 +249,7 @@ class Device(ABC):
 
     def lost(self, key: Key, now: float) -> None:
         """A reader is gone; what it had goes to others."""
-        reader = self.readers.pop(key, None)
+        reader = self._forget(key)
         if reader is None:
             return
         runs = []
@@ -244,13 +257,9 @@ class Device(ABC):
             self._finish(reader, reader.started, ())  # a pipe's message ends when it is received
         for lease in reader.leases:
             run = lease.run
-            run.redelivered = run.suspect = self.kind.keeps
-            if lease.alone:
-                run.deaths += 1
-            if run.deaths >= self._max_deliveries:
-                self.dead_letters.append(run)
-                self._occupy(-run.size)
-            else:
+            run.deliveries += self.kind.keeps
+            run.suspect = self.kind.keeps
+            if not (lease.alone and self._failed(run, "its reader died")):
                 runs.append(run)
         self._detached(reader, now)
         self._put_back(None, [*runs, *reader.queue], now)
@@ -258,11 +267,11 @@ class Device(ABC):
     def left(self, key: Key, now: float) -> None:
         """A reader detaches. It has told what it finished; what it started and did not finish is redelivered, and what
         else it was sent goes back as if it never had been."""
-        reader = self.readers.pop(key, None)
+        reader = self._forget(key)
         if reader is not None:
             self._detached(reader, now)
             for lease in reader.take_back(0, reader.told):
-                lease.run.redelivered = True
+                lease.run.deliveries += 1
                 reader.leases.append(lease)
             self._put_back(None, [*(lease.run for lease in reader.leases), *reader.queue], now)
 
@@ -282,8 +291,69 @@ class Device(ABC):
                 reader.recalled_at = now
             self._serve(reader, now)
 
-    def tick(self, now: float) -> None:  # noqa: B027 - a device without timers has nothing to do
+    def tick(self, now: float) -> None:
         """The alarm went off."""
+        for (key, number), end in list(self._ends.items()):
+            if end <= now and self.give_back(key, number, "its lease ran out", now):
+                self._send(key, Frame(TAKEN, self.channel, pack_ranges([(number, number + 1)])))
+        self._set_alarm()
+
+    # -- one lease, by its reader's number --
+
+    def finish(self, key: Key, number: int, now: float) -> bool:
+        """An item is finished; return whether it was still leased to this reader."""
+        run = self._take(key, number)
+        if run is not None:
+            self._discard([run])
+            self._serve(self.readers[key], now)
+        return run is not None
+
+    def give_back(self, key: Key, number: int, why: str | None, now: float) -> bool:
+        """An item goes to another reader; with `why`, because it failed. Return whether it was still leased."""
+        run = self._take(key, number)
+        if run is not None:
+            run.deliveries += 1
+            if why is None or not self._failed(run, why):
+                self._put_back(None, [run], now)
+            self._serve(self.readers[key], now)
+        return run is not None
+
+    def lease_until(self, key: Key, number: int, end: float) -> bool:
+        """Let a lease run out at `end`; return whether the item is still leased."""
+        reader = self.readers.get(key)
+        there_is = reader is not None and any(lease.first <= number < lease.end for lease in reader.leases)
+        if there_is:
+            self._ends[key, number] = end
+            self._set_alarm()
+        return there_is
+
+    def _take(self, key: Key, number: int) -> Run | None:
+        self._ends.pop((key, number), None)
+        reader = self.readers.get(key)
+        leases = reader.take_back(number, number + 1) if reader is not None else []
+        return leases[0].run if leases else None
+
+    # -- dead letters, by their place in the queue --
+
+    def revive(self, place: int, now: float) -> None:
+        """A dead letter returns to its old place, as if it had never been delivered."""
+        run = self.dead_letters.pop(place).run
+        run.deliveries = run.failures = 0
+        run.suspect = False
+        self._put_back(None, [run], now)
+
+    def bury(self, place: int) -> None:
+        """A dead letter is forgotten."""
+        self._discard([self.dead_letters.pop(place).run])
+
+    def _failed(self, run: Run, why: str) -> bool:
+        """A delivery of one item failed; return whether it is a dead letter now."""
+        run.failures += 1
+        if run.failures < self.max_deliveries:
+            return False
+        deliveries = "the only delivery" if run.failures == 1 else f"{run.failures} deliveries"
+        self.dead_letters[run.place] = DeadLetter(run, f"{deliveries} failed, the last one because {why}")
+        return True
 
     def close(self) -> None:
         """The queue is gone, and its items with it."""
@@ -307,7 +377,7 @@ class Device(ABC):
     @property
     def unfinished(self) -> int:
         """Items that are neither finished nor dead letters."""
-        return self.accepted - self.finished - count(self.dead_letters)
+        return self.accepted - self.finished - len(self.dead_letters)
 
     @property
     def empty(self) -> bool:
@@ -355,6 +425,10 @@ class Device(ABC):
     def _requeue(self, reader: Reader | None, runs: list[Run], now: float) -> None:
         """Items return to their old places; `reader` gave them back, if it still lives."""
 
+    def _alarms(self) -> list[float]:
+        """When this kind of queue wants to be woken."""
+        return []
+
     def _attached(self, reader: Reader, now: float) -> None:  # noqa: B027
         """A reader is new."""
 
@@ -362,6 +436,14 @@ class Device(ABC):
         """A reader has gone."""
 
     # -- shared by both --
+
+    def _forget(self, key: Key) -> Reader | None:
+        if self._ends:
+            self._ends = {each: end for each, end in self._ends.items() if each[0] != key}
+        return self.readers.pop(key, None)
+
+    def _set_alarm(self) -> None:
+        self.alarm = min([*self._alarms(), *self._ends.values()], default=None)
 
     def _put_back(self, reader: Reader | None, runs: list[Run], now: float) -> None:
         """Items that readers had come back; `reader` gave them back, if it still lives."""
@@ -403,7 +485,7 @@ class Device(ABC):
     def _deliver(self, reader: Reader, runs: list[Run], now: float) -> None:
         """Send items, which `gather` made one frame of, to a reader, and lease them to it."""
         first = reader.next
-        redelivered = runs[0].redelivered
+        deliveries = runs[0].deliveries
         if reader.leases:
             reader.leases[0].alone = False
         for run in runs:
@@ -412,4 +494,4 @@ class Device(ABC):
             reader.bytes += run.size
         reader.begin()
         pieces, parts = body(runs)
-        self._send(reader.key, Frame(DELIVER, self.channel, pack_deliver(first, redelivered, pieces), parts))
+        self._send(reader.key, Frame(DELIVER, self.channel, pack_deliver(first, deliveries, pieces), parts))

@@ -52,8 +52,9 @@ ENDED: Final = 22  # node: nothing will ever come, or be taken, here again; JSON
 WANT: Final = 23  # client: how many slots of a bounded queue I can use
 GRANT: Final = 24  # node: slots
 SURVEY: Final = 25  # node: tell me how far you are, and give back the slots that you do not use
+TAKEN: Final = 26  # node: these are yours no more, though you did not give them back
 
-_KINDS: Final = frozenset(range(HELLO, RESUME + 1)) | frozenset(range(PUT, SURVEY + 1))
+_KINDS: Final = frozenset(range(HELLO, RESUME + 1)) | frozenset(range(PUT, TAKEN + 1))
 
 HEADER: Final = Struct("<BBBxQQQ")
 _COUNT: Final = Struct("<I")
@@ -175,16 +176,17 @@ def read_items(body: memoryview, parts: Sequence[Buffer]) -> Items:
     return Items(lengths, payload, ())
 
 
-def pack_deliver(first: int, redelivered: bool, items: Sequence[Buffer]) -> tuple[Buffer, ...]:
-    return (_DELIVER.pack(first, redelivered), *items)
+def pack_deliver(first: int, deliveries: int, items: Sequence[Buffer]) -> tuple[Buffer, ...]:
+    return (_DELIVER.pack(first, min(deliveries, 0xFF)), *items)
 
 
-def read_deliver(body: memoryview, parts: Sequence[Buffer]) -> tuple[int, bool, Items]:
+def read_deliver(body: memoryview, parts: Sequence[Buffer]) -> tuple[int, int, Items]:
+    """The first item's number, how often all were delivered before, and the items."""
     try:
-        first, redelivered = _DELIVER.unpack_from(body)
+        first, deliveries = _DELIVER.unpack_from(body)
     except error as cause:
         raise ProtocolError("a delivery is too short") from cause
-    return first, bool(redelivered), read_items(body[_DELIVER.size :], parts)
+    return first, deliveries, read_items(body[_DELIVER.size :], parts)
 
 
 def split(items: Items) -> list[Buffer]:

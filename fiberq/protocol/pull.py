@@ -16,7 +16,7 @@ from typing import Final
 
 from fiberq.protocol.batch import Run, count, gather, put_in_place
 from fiberq.protocol.device import Device, Key, Memory, Reader, Send
-from fiberq.protocol.frames import MAX_FRAME, RECALL, Frame
+from fiberq.protocol.frames import MAX_FRAME, RECALL, TAKEN, Frame, pack_ranges
 from fiberq.protocol.kinds import Kind
 
 RECALL_AFTER: Final = 0.010
@@ -56,7 +56,7 @@ class PullDevice(Device):
         slow = self._slowest() if self._starving else None
         if slow is not None and self._sat_since(slow) + RECALL_AFTER <= now:
             self._recall(slow, now)
-        self._set_alarm()
+        super().tick(now)
 
     def recall(self, key: Key, now: float) -> None:
         reader = self.readers.get(key)
@@ -163,13 +163,14 @@ class PullDevice(Device):
         reader.recalled_at = None
         reader.limit = reader.next
         runs = [lease.run for lease in reader.take_back(reader.started, reader.next)]
+        self._send(reader.key, Frame(TAKEN, self.channel, pack_ranges([(reader.started, reader.next)])))
         for run in runs:
-            run.redelivered = True
+            run.deliveries += 1
         self._put_back(reader, runs, now)
 
-    def _set_alarm(self) -> None:
+    def _alarms(self) -> list[float]:
         ends = map(self._patience_ends, self._ahead.values())
         times = [end for end in ends if end is not None]
         if self._starving and (slow := self._slowest()) is not None:
             times.append(self._sat_since(slow) + RECALL_AFTER)
-        self.alarm = min(times, default=None)
+        return times

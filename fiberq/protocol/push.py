@@ -67,6 +67,11 @@ class PushDevice(Device):
         if reader is not None:
             put_in_place(reader.queue, runs)
             self._serve(reader, now)
+        elif self._ring and count(runs) == 1:
+            one = self.readers[self._ring[self._turn]]
+            self._turn = (self._turn + 1) % len(self._ring)
+            put_in_place(one.queue, runs)
+            self._serve(one, now)
         elif self._ring:
             for run in sorted(_singly(runs)):
                 self._deal_out(run)

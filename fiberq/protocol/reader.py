@@ -41,6 +41,10 @@ FRESH: Final = 0.001
 """Seconds after which a reader with items in hand first looks whether they were recalled, and tells its progress."""
 
 
+class Holder:
+    """Holds items until it says that they are finished: it is neither a thread nor a task, and outlives both."""
+
+
 class Reader:
     """`ready` may be popped from the left by the owning thread at any time; all else is called by one at a time."""
 
@@ -54,6 +58,8 @@ class Reader:
         self.owner: int | None = None  # the only thread that ever got, if there is only one
         self.current = -1  # what it holds
         self.held: dict[Hashable, list[int]] = {}  # what the callers hold, the oldest first, if no thread owns this
+        self.earlier: dict[int, int] = {}  # how often those items were delivered before that were
+        self.lost: set[int] = set()  # items that are held here, and were given to another process meanwhile
         self.fresh_until = 0.0
         self.attached = False  # the node knows of this reader
         self.giving = False  # it has asked to be recalled
@@ -76,9 +82,13 @@ class Reader:
     # -- what comes --
 
     def deliver(self, frame: Frame, session: Session, now: float) -> None:
-        first, self._eager, items = frames.read_deliver(frame.body[0], frame.parts)  # type: ignore[arg-type]
+        first, deliveries, items = frames.read_deliver(frame.body[0], frame.parts)  # type: ignore[arg-type]
         if first < self._next:
             raise ProtocolError("the node delivers an item twice")
+        self._eager = deliveries > 0
+        if deliveries:
+            count = 1 if items.parts else len(items.lengths)
+            self.earlier.update(dict.fromkeys(range(first, first + count), deliveries))
         if items.parts:
             self.ready.append((first, items.parts))
             self._next = first + 1
@@ -113,6 +123,11 @@ class Reader:
         self._report(session, now)
 
     # -- what leaves --
+
+    def taken(self, ranges: Sequence[tuple[int, int]]) -> None:
+        """Items are this process's no more, though it did not give them back: it did not answer in time."""
+        held = [number for numbers in self.held.values() for number in numbers]
+        self.lost.update(number for number in held if any(first <= number < end for first, end in ranges))
 
     def idle(self, session: Session, now: float) -> bool:
         """If no caller has come in `IDLE` seconds, give back what is ready and tell how far this reader is; return
@@ -203,17 +218,18 @@ class Reader:
         else:
             self.current = -1
 
-    def done(self, caller: Hashable) -> bool:
-        """The oldest item that `caller` holds is done, or else the oldest that anybody here holds; return whether there
-        was one."""
-        holder = caller if caller in self.held else min(self.held, key=lambda each: self.held[each][0], default=None)
+    def done(self, caller: Hashable) -> int | None:
+        """The oldest item that `caller` holds is done, or else the oldest that anybody here holds, but for a `Holder`;
+        return its number, if there was one."""
+        others = (each for each in self.held if not isinstance(each, Holder))
+        holder = caller if caller in self.held else min(others, key=lambda each: self.held[each][0], default=None)
         if holder is None:
-            return False
+            return None
         numbers = self.held[holder]
-        del numbers[0]
+        number = numbers.pop(0)
         if not numbers:
             del self.held[holder]
-        return True
+        return number
 
     def outlived(self, threads: Container[int], session: Session, now: float) -> None:
         """What threads had got that are not among `threads` any more is finished."""
@@ -235,8 +251,8 @@ class Reader:
         with the rest."""
         self.waiting = 0
         if not self.kind.joins:
-            self.held.clear()
-            self.current = -1
+            self.held = {holder: numbers for holder, numbers in self.held.items() if isinstance(holder, Holder)}
+            self.owner, self.current = None, -1
         if self.attached:
             self.recalled(session, now)
         session.forget(self)
@@ -348,12 +364,19 @@ class Reader:
         self._told_held = bool(held)
         self._eager = False
         session.forget(self)
+        if self.earlier:
+            self._forget_finished(started, held)
         frame = Frame(READY, self.channel, pack_ready(Ready(self._limit, started, self.waiting, held)))
         if not session.replace(self._report_number, frame):
             self._report_number = session.send(frame, now)
         self.fresh_until = now + FRESH
         if self.kind.maxsize and self.ready:
             self.progress_later(session, now)  # somebody may wait for the room
+
+    def _forget_finished(self, started: int, held: Sequence[tuple[int, int]]) -> None:
+        """Of how often items were delivered, nobody asks any more when they are finished."""
+        first = min(started, *(start for start, _ in held)) if held else started
+        self.earlier = {number: often for number, often in self.earlier.items() if number >= first}
 
 
 def _ranges(numbers: Sequence[int]) -> list[tuple[int, int]]:

@@ -451,7 +451,7 @@ class Process:
         world, session = self.world, self.client.session
         if thread.item is not None:
             if reader.kind.joins:
-                assert reader.done(id(thread))
+                assert reader.done(id(thread)) is not None
                 reader.progress_later(session, world.now)
             world.ledger.finished.add((thread.item, self.number))
             thread.item = None

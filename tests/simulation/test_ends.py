@@ -9,10 +9,10 @@ from sim import CHANNEL, Ledger, Message, WatchedBroker
 
 from fiberq.errors import NodeError
 from fiberq.protocol.client import Client
-from fiberq.protocol.frames import PUT, READY, REQUEST, Frame, pack_items
+from fiberq.protocol.frames import PUT, READY, REQUEST, Frame, decode, pack_items
 from fiberq.protocol.kinds import Kind
-from fiberq.protocol.pull import RECALL_AFTER
-from fiberq.protocol.reader import IDLE, Reader
+from fiberq.protocol.pull import RECALL_AFTER, RECALL_PATIENCE
+from fiberq.protocol.reader import IDLE, Holder, Reader
 from fiberq.protocol.session import WINDOW, drain
 from fiberq.protocol.writer import Writer
 
@@ -616,3 +616,72 @@ def test_what_a_process_asks_again_and_again_does_not_grow_the_node() -> None:
         asker.request(node.now, op="stat", channel=CHANNEL)
         node.settle()
     assert len(node.broker._surveys) <= 64
+
+
+def test_a_task_that_was_given_to_another_meanwhile_is_known_when_it_is_reported_done() -> None:
+    node = Node("joinable")
+    client, other = node.client("stopped", "rw"), node.client("other", "r")
+    reader = client.readers[CHANNEL]
+    reader._ahead = 8
+    node.put(node.creator, b"1", b"2", b"3")
+    node.ask(client)
+    node.settle()
+    reader.waiting = 0
+    assert [reader.take("a thread"), reader.take("a thread")] == [(0, b"1"), (1, b"2")]
+    del node.clients["stopped"]  # it is stopped before it can tell that it has started the second
+    node.ask(other)
+    node.settle()
+    for seconds in (RECALL_AFTER, RECALL_PATIENCE):
+        node.now += seconds
+        node.settle()
+    assert other.readers[CHANNEL].take(1) == (0, b"2")
+    node.clients["stopped"] = client
+    for _ in range(2):  # what was not acknowledged is sent again: the first, and then the others
+        node.now += 2.0
+        node.settle()
+    assert [reader.done("a thread"), reader.done("a thread")] == [0, 1]
+    assert reader.lost == {1}
+    assert not reader.ready
+
+
+def test_what_was_put_while_a_lease_was_held_leaves_before_its_end_is_told() -> None:
+    node = Node("pull")
+    client = node.client("reader", "rw")
+    for name in ("one", "two", "three"):  # more are under way than a lone item may overtake
+        node.put(node.creator, name.encode())
+    holder = Holder()
+    reader, writer = client.readers[CHANNEL], client.writers[CHANNEL]
+    node.ask(client)
+    node.settle()
+    number, _ = reader.take(holder) or (None, None)
+    writer.items.append(b"a result")
+    request = client.about_lease(node.now, channel=CHANNEL, item=number, what="finish")
+    kinds = [decode(message).kind for message in drain(client.session)]
+    assert kinds.index(PUT) < kinds.index(REQUEST)
+    node.now += 2.0
+    node.settle()
+    assert request.answer is not None
+    assert request.answer["held"] is True
+    again = client.about_lease(node.now, channel=CHANNEL, item=number, what="give back", why="too late")
+    node.settle()
+    assert again.answer is not None
+    assert again.answer["held"] is False
+
+
+@pytest.mark.parametrize("way", ["release", "goodbye"])
+def test_a_lease_that_is_not_ended_goes_back_with_its_process(way: str) -> None:
+    node = Node("pull")
+    client = node.client("leaves", "r")
+    node.put(node.creator, b"item")
+    node.ask(client)
+    node.settle()
+    assert client.readers[CHANNEL].take(Holder()) == (0, b"item")
+    client.readers[CHANNEL].waiting = 0
+    _leave(node, client, way)
+    node.settle()
+    other = node.client("next", "r")
+    assert node.get(other) == b"item"
+    assert other.readers[CHANNEL].earlier == {0: 1}
+    other.readers[CHANNEL].finish(1)
+    other.readers[CHANNEL].progress(other.session, node.now)
+    assert not other.readers[CHANNEL].earlier

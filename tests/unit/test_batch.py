@@ -42,12 +42,12 @@ def test_a_part_of_a_part_is_a_slice_of_a_slice(items: list[bytes], data: Any) -
     for _ in range(3):
         start = data.draw(st.integers(0, len(run) - 1))
         stop = data.draw(st.integers(start + 1, len(run)))
-        run.suspect = run.redelivered = True
-        run.deaths = 2
+        run.suspect, run.deliveries = True, 3
+        run.failures = 2
         run, model = run.part(start, stop), model[start:stop]
         assert _placed(run) == model
         assert (len(run), run.size) == (len(model), sum(len(item) for _, item in model))
-        assert (run.suspect, run.redelivered, run.deaths) == (True, True, 2)
+        assert (run.suspect, run.deliveries, run.failures) == (True, 3, 2)
 
 
 @given(ITEMS, st.integers(1, 6), st.integers(1, 6))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from fiberq.protocol.batch import Run
 from fiberq.protocol.device import Device, Key, Memory
-from fiberq.protocol.frames import DELIVER, RECALL, Frame, Items, Ready, read_deliver, split
+from fiberq.protocol.frames import DELIVER, RECALL, TAKEN, Frame, Items, Ready, read_deliver, read_ranges, split
 from fiberq.protocol.kinds import Kind
 from fiberq.protocol.pull import RECALL_AFTER, RECALL_PATIENCE, PullDevice
 from fiberq.protocol.push import PushDevice
@@ -66,7 +67,9 @@ class DeviceMachine(RuleBasedStateMachine):
         self.places: dict[bytes, int] = {}
         self.finished: set[bytes] = set()
         self.moved: set[bytes] = set()  # were with a reader once, and came back
-        self.suspects: dict[bytes, int] = {}  # deaths during a lone delivery
+        self.suspects: set[bytes] = set()  # a reader died that had them
+        self.failures: Counter[bytes] = Counter()  # deaths during a lone delivery, and what happened to them by name
+        self.ends: dict[tuple[Key, int], float] = {}  # when leases run out
         self.newest: dict[Key, int] = {}  # the place of the last item that was delivered for the first time
         self.keys = 0
 
@@ -76,6 +79,10 @@ class DeviceMachine(RuleBasedStateMachine):
             assert not peer.recalled
             assert peer.unstarted(), "there was nothing to recall"
             peer.recalled = True
+            return
+        if frame.kind == TAKEN:
+            ranges = read_ranges(frame.body[0])  # type: ignore[arg-type]
+            assert not any(first <= number < end for first, end in ranges for number in peer.items)
             return
         assert frame.kind == DELIVER
         assert not peer.away
@@ -179,12 +186,53 @@ class DeviceMachine(RuleBasedStateMachine):
         if clean:
             self.device.left(key, self.now)
             return
-        for item in peer.items.values() if self.keeps else ():
-            if peer.lone:
-                self.suspects[item] += 1
-            else:
-                self.suspects.setdefault(item, 0)
+        if self.keeps:
+            self.suspects.update(peer.items.values())
+            self.failures.update(peer.items.values() if peer.lone else ())
         self.device.lost(key, self.now)
+
+    def one_leased(self, data: Any) -> tuple[Key, Peer, int] | None:
+        leased = [(key, peer, number) for key, peer in self.peers.items() for number in peer.items]
+        return data.draw(st.sampled_from(leased)) if leased else None
+
+    @precondition(lambda self: self.keeps)
+    @rule(data=st.data(), what=st.sampled_from(["finish", "give back", "fail"]))
+    def name_one(self, data: Any, what: str) -> None:
+        """A reader deals with one item by name; with one that it does not have, in vain."""
+        if (one := self.one_leased(data)) is None:
+            assert not self.device.finish("stranger", 0, self.now)
+            assert not self.device.give_back(self.keys, 1 << 30, None, self.now)
+            return
+        key, peer, number = one
+        item = peer.items.pop(number)
+        if what == "finish":
+            self.finished.add(item)
+            assert self.device.finish(key, number, self.now)
+        else:
+            self.moved.add(item)
+            self.failures[item] += what == "fail"
+            assert self.device.give_back(key, number, "it failed" if what == "fail" else None, self.now)
+
+    @precondition(lambda self: self.keeps)
+    @rule(data=st.data(), seconds=st.sampled_from([0.0, 0.001, 1.0]))
+    def let_one_run_out(self, data: Any, seconds: float) -> None:
+        if (one := self.one_leased(data)) is not None:
+            key, _, number = one
+            self.ends[key, number] = self.now + seconds
+            assert self.device.lease_until(key, number, self.now + seconds)
+
+    @precondition(lambda self: self.device.dead_letters)
+    @rule(data=st.data(), again=st.booleans())
+    def settle_a_dead_letter(self, data: Any, again: bool) -> None:
+        place = data.draw(st.sampled_from(sorted(self.device.dead_letters)))
+        (item,) = [item for item, at in self.places.items() if at == place]
+        del self.failures[item]
+        self.suspects.discard(item)
+        if again:
+            self.device.revive(place, self.now)
+        else:
+            self.finished.add(item)
+            self.device.bury(place)
 
     @precondition(lambda self: self.peers)
     @rule(data=st.data())
@@ -208,6 +256,13 @@ class DeviceMachine(RuleBasedStateMachine):
                 late = record.recalled_at is not None and record.recalled_at + RECALL_PATIENCE <= self.now
                 if late and not record.away:
                     self.rob(self.peers[key])
+            for (key, number), end in list(self.ends.items()):
+                if end <= self.now:
+                    del self.ends[key, number]
+                    if key in self.peers and number in self.peers[key].items:
+                        item = self.peers[key].items.pop(number)
+                        self.moved.add(item)
+                        self.failures[item] += 1
             self.device.tick(self.now)
         raise AssertionError("the alarm never falls silent")
 
@@ -230,7 +285,7 @@ class DeviceMachine(RuleBasedStateMachine):
         return [item for run in self.device.queued() for item in _contents(run)]
 
     def condemned(self) -> list[bytes]:
-        return [item for run in self.device.dead_letters for item in _contents(run)]
+        return [item for letter in self.device.dead_letters.values() for item in _contents(letter.run)]
 
     @invariant()
     def nothing_is_lost_or_invented(self) -> None:
@@ -241,7 +296,7 @@ class DeviceMachine(RuleBasedStateMachine):
 
     @invariant()
     def sizes_are_right(self) -> None:
-        there = sum(map(len, [*self.queued(), *self.dealt()]))
+        there = sum(map(len, [*self.queued(), *self.dealt(), *self.condemned()]))
         assert self.device.bytes == self.memory.bytes == there
         for reader in self.device.readers.values():
             assert reader.bytes == sum(map(len, self.leased(reader)))
@@ -256,7 +311,7 @@ class DeviceMachine(RuleBasedStateMachine):
 
     @invariant()
     def only_the_guilty_are_dead_letters(self) -> None:
-        assert sorted(self.condemned()) == sorted(item for item, deaths in self.suspects.items() if deaths >= DEATHS)
+        assert sorted(self.condemned()) == sorted(item for item, often in self.failures.items() if often >= DEATHS)
 
     @invariant()
     def nothing_waits_for_a_reader_that_could_have_it(self) -> None:
@@ -285,6 +340,8 @@ class DeviceMachine(RuleBasedStateMachine):
             last.items.clear()
             self.device.ready(self.keys, Ready(last.limit, last.started, 0), self.now)
         assert sorted([*self.finished, *self.condemned()]) == sorted(self.places)
+        for place in list(self.device.dead_letters):
+            self.device.bury(place)
         assert self.memory.bytes == 0
 
 
@@ -319,12 +376,16 @@ class Desk:
         self.got: dict[Key, list[bytes]] = {}
         self.deliveries: list[tuple[Key, int]] = []
         self.recalls: list[Key] = []
+        self.taken: dict[Key, list[tuple[int, int]]] = {}
         self.memory = Memory()
         self.device = device(1, kind, self._send, self.memory, **options)
 
     def _send(self, key: Key, frame: Frame) -> None:
         if frame.kind == RECALL:
             self.recalls.append(key)
+            return
+        if frame.kind == TAKEN:
+            self.taken.setdefault(key, []).extend(read_ranges(frame.body[0]))  # type: ignore[arg-type]
             return
         items = split(read_deliver(memoryview(b"".join(frame.body)), frame.parts)[2])
         self.got.setdefault(key, []).extend(map(bytes, items))

@@ -19,10 +19,11 @@ EXPECTED = {
     0: "998001\n",
     1: "SimpleQueuePush\n",
     2: "",
-    3: "an item\n",
-    4: "{'any': 'object'}\n",
-    5: "1\nb'2'\n",
-    6: "",
+    3: "2 deliveries failed, the last one because ValueError: a job cannot be done\n",
+    4: "an item\n",
+    5: "{'any': 'object'}\n",
+    6: "1\nb'2'\n",
+    7: "",
 }
 """What the Python blocks print."""
 
