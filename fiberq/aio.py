@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -105,15 +105,21 @@ def _line(link: Link, target: Reader | Writer) -> _Line:
     return lines[target]
 
 
-async def get(link: Link, reader: Reader) -> Any:
-    """Return the next item of `reader`, for the current task."""
-    task = current_task()
+async def take(link: Link, reader: Reader, caller: Hashable) -> Any:
+    """Return the next item of `reader`, which `caller` holds from then on."""
     waited = False
     # Who comes later does not go first.
-    while (not waited and _has_line(reader)) or (item := link.take_now(reader, task, waited)) is None:
+    while (not waited and _has_line(reader)) or (item := link.take_now(reader, caller, waited)) is None:
         await _line(link, reader).wait(waited)
         waited = True
+    return item
+
+
+async def get(link: Link, reader: Reader) -> Any:
+    """As `take`; the current task holds it, until that takes another or ends."""
+    task = current_task()
     assert task is not None
+    item = await take(link, reader, task)
     readers = _holders.setdefault(task, set())
     if reader not in readers:
         readers.add(reader)

@@ -250,11 +250,19 @@ class Channel:
         link = self._attach_by(deadline)
         if link is None:
             return None
+        item = link.take(self._attached_reader(link), deadline, holder)
+        return None if item is None else self.begin_lease(holder, item, duration)
+
+    async def atake(self, holder: Holder) -> Any:
+        """The next item, for `holder`, who is to call `begin_lease` then."""
+        link = self.attach()
+        return await aio.take(link, self._attached_reader(link), holder)
+
+    def begin_lease(self, holder: Holder, item: Any, duration: float | None) -> tuple[int, int, Any]:
+        """What `take_lease` returns, for an item that was taken."""
+        link = self.attach()
         reader = self._attached_reader(link)
-        taken = link.take_lease(reader, deadline, holder)
-        if taken is None:
-            return None
-        number, deliveries, item = taken
+        number, deliveries = link.held_by(reader, holder)
         try:
             if duration is not None:
                 link.about_lease(reader, number, what="keep", seconds=duration)

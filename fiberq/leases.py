@@ -28,7 +28,7 @@ class Lease(Generic[T]):
     At the end of the block the item is acknowledged: the node has forgotten it when the block is left. If an exception
     ends the block, the item goes to the next reader instead, in its old place; an `Exception` counts as a failure of
     the item (see `max_deliveries`), anything else, such as Ctrl-C, does not. If the process dies, the item goes to
-    another reader, too.
+    another reader, too. In asyncio, ``async with queue.lease()`` lets other coroutines run while it waits.
     """
 
     value: T
@@ -81,10 +81,15 @@ class Lease(Generic[T]):
         return LeaseLost("this lease ran out before the work was done: another reader got the item, or will")
 
     def __enter__(self) -> Lease[T]:
+        holder = self._new_holder()
+        return self._begin(holder, self._channel.take_lease(holder, self._timeout, self._duration))
+
+    def _new_holder(self) -> Holder:
         if self._holder is not None:
             raise LeaseLost("this lease has begun already")
-        holder = Holder()
-        taken = self._channel.take_lease(holder, self._timeout, self._duration)
+        return Holder()
+
+    def _begin(self, holder: Holder, taken: tuple[int, int, Any] | None) -> Lease[T]:
         if taken is None:
             raise Empty
         self._number, self.deliveries, self.value = taken
@@ -101,6 +106,26 @@ class Lease(Generic[T]):
             self.give_back(f"{kind.__name__}: {error}"[:MAX_WHY] if issubclass(kind, Exception) else None)
         except (LeaseLost, NodeError, ClosedError):
             pass  # there is a worse error to raise
+
+    async def __aenter__(self) -> Lease[T]:
+        import asyncio
+
+        if self._timeout is not None and self._timeout <= 0:
+            return await asyncio.to_thread(self.__enter__)
+        holder = self._new_holder()
+        try:
+            item = await asyncio.wait_for(self._channel.atake(holder), self._timeout)
+        except asyncio.TimeoutError:
+            raise Empty from None
+        return self._begin(holder, self._channel.begin_lease(holder, item, self._duration))
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        import asyncio
+
+        if self._holder is not None:
+            await asyncio.shield(asyncio.to_thread(self.__exit__, kind, error, trace))
 
     def __repr__(self) -> str:
         state = "ended" if self._holder is None else f"delivery {self.deliveries} of {self.value!r}"

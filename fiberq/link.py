@@ -461,14 +461,11 @@ class Link:
             raise LeaseLost("this process did not answer for so long that the task was given to another one")
         return number is not None
 
-    def take_lease(self, reader: Reader, deadline: float | None, holder: Holder) -> tuple[int, int, Any] | None:
-        """As `take`, but return the item's number and how often it was delivered, too."""
-        item = self.take(reader, deadline, holder)
-        if item is None:
-            return None
+    def held_by(self, reader: Reader, holder: Holder) -> tuple[int, int]:
+        """The number of the item that `holder` holds, and how often it was delivered."""
         with self._lock:
             number = reader.held[holder][0]
-            return number, reader.earlier.get(number, 0) + 1, item
+            return number, reader.earlier.get(number, 0) + 1
 
     def about_lease(self, reader: Reader, number: int, **question: Any) -> bool:
         """Let the node do something with an item that is held by name; return whether it was this process's still.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import json
 import os
@@ -291,6 +292,44 @@ def test_the_process_that_dropped_all_handles_can_do_nothing_with_a_dead_letter(
     gc.collect()
     with pytest.raises(ClosedError):
         letters[0].put_back()
+
+
+def test_coroutines_lease_items_beside_each_other(kind: Any) -> None:
+    async def work(q: Any, done: list[int]) -> None:
+        async with q.lease() as item:
+            await asyncio.sleep(0.01)
+            done.append(item.value)
+
+    async def main() -> None:
+        with kind(max_deliveries=2) as q:
+            with pytest.raises(queue.Empty):
+                async with q.lease(False):
+                    pass
+            with pytest.raises(queue.Empty):
+                async with q.lease(timeout=0.05):
+                    pass
+            done: list[int] = []
+            tasks = [asyncio.ensure_future(work(q, done)) for _ in range(20)]
+            await asyncio.sleep(0.01)
+            q.put_many(range(20))
+            await asyncio.wait_for(asyncio.gather(*tasks), PATIENCE)
+            assert sorted(done) == list(range(20))
+            task = asyncio.ensure_future(work(q, done))
+            await asyncio.sleep(0.01)
+            task.cancel()
+            q.put(20)
+            for number in (1, 2):
+                with pytest.raises(Bad):  # noqa: PT012
+                    async with q.lease(False) as item:
+                        assert (item.value, item.deliveries) == (20, number)
+                        raise Bad
+            assert [letter.value for letter in q.dead_letters()] == [20]
+            q.put(21)
+            with pytest.raises(LeaseLost):
+                async with q.lease(timeout=PATIENCE, duration=0.05):
+                    assert await q.aget() == 21
+
+    asyncio.run(main())
 
 
 @pytest.mark.parametrize("wrong", [0, -1])
