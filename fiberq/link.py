@@ -1035,10 +1035,14 @@ class Link:
         """The connection is gone. Where the node waits for us, the I/O thread makes another."""
         self._client.session.disconnect()
         if not self._grace or self._closed:
-            self._die(f"the node at {self.endpoint.address} is gone ({error})")
+            self._die(self._gone(error))
             return
         self._down = True
         self._wake_everybody()
+
+    def _gone(self, error: Exception) -> str:
+        """A node's memory is not durable."""
+        return f"the node at {self.endpoint.address} is gone, with its queues and the items in them ({error})"
 
     def _die(self, text: str) -> None:
         """Nothing will come of this link any more; all that wait raise."""
@@ -1046,7 +1050,7 @@ class Link:
             return
         lost = sum(len(writer.items) for writer in self._client.writers.values()) + self._client.session.busy
         if lost and not self._closed:
-            text += "; not all that was put here had been accepted"
+            text += "; not all that this process put had been accepted"
         self.error = NodeError(text)
         self._on_end(self)
         self._cut_fast_paths()
@@ -1185,7 +1189,7 @@ class Link:
             except ConnectError as error:
                 if time.monotonic() >= min(refused, deadline) or self._closed:
                     with self._lock:
-                        self._die(f"the node at {self.endpoint.address} is gone ({error})")
+                        self._die(self._gone(error))
                     return
             time.sleep(pause)
             pause = min(2 * pause, 0.1)

@@ -321,8 +321,10 @@ q.put(2)
 print("flushing")
 try:
     q.flush()
-except NodeError:
+except NodeError as error:
     print(time.monotonic())
+    assert "is gone, with its queues and the items in them" in str(error), error
+    assert "not all that this process put had been accepted" in str(error), error
 try:
     q.put(3)
 except NodeError:
