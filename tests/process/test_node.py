@@ -427,3 +427,59 @@ time.sleep(20)
 
 def _indented(code: str) -> str:
     return "\n".join(f"    {line}" for line in code.strip().splitlines())
+
+
+STANDING_ALONE = """
+import os
+from fiberq import config
+from fiberq.node import serve
+from fiberq.protocol.broker import Broker
+from fiberq.registry import make, make_server, resolve
+target = resolve(config.transport)
+server = make_server(target, make(target))
+print(server.bind("ipc://" + os.path.abspath("node")), flush=True)
+serve(server, Broker(os.urandom(8).hex()), 0.0)
+"""
+
+
+def test_a_handle_on_a_queue_whose_node_was_started_again_says_so(program: type[Program]) -> None:
+    node = program(STANDING_ALONE)
+    address = node.read()
+    running = program(
+        """
+import pickle, subprocess, sys
+from fiberq import Queue
+from fiberq.errors import HandleError, NodeError
+if len(sys.argv) > 1:
+    try:
+        pickle.loads(bytes.fromhex(sys.argv[1])).get()
+    except HandleError as error:
+        print(error)
+    raise SystemExit
+q, named = Queue(), Queue(name="jobs")
+q.put("in memory", sync=True)
+named.put("in memory, too", sync=True)
+handle = pickle.dumps(q).hex()
+print("ready", flush=True)
+sys.stdin.readline()
+for each in (q, named):
+    try:
+        each.qsize()
+    except NodeError as error:
+        print("gone" if "with its queues and the items in them" in str(error) else error, flush=True)
+subprocess.run([sys.executable, __file__, handle], check=True)
+again = Queue(name="jobs")
+again.put("new")
+print(again.get(), again.qsize(), flush=True)
+""",
+        FIBERQ_NODE=address,
+    )
+    assert running.read() == "ready"
+    node.end()
+    node = program(STANDING_ALONE)
+    assert node.read() == address
+    running.write("go on")
+    assert [running.read(), running.read()] == ["gone", "gone"]
+    assert running.read() == "the queue or pipe is gone: its last holder closed it or died"
+    assert running.read() == "new 0"
+    running.wait()
