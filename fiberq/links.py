@@ -158,10 +158,19 @@ def _before_fork() -> None:
     _claim_inherited()
     _made_sure = _making.acquire(timeout=FORK_PATIENCE)
     _fork_tokens.clear()
+    _fork_lifeline = None
     for endpoint, link in list(_links.items()):
-        if link.error is None and link.holds():
-            _fork_tokens[endpoint] = os.urandom(8).hex()
-    _fork_lifeline = ForkLifeline() if _fork_tokens else None
+        holds = link.holds()
+        if not holds:
+            continue
+        _fork_lifeline = _fork_lifeline or ForkLifeline()
+        token = os.urandom(8).hex()
+        try:
+            # Now, and not after the fork: another thread may close a handle as soon as that is done.
+            link.fly(token, holds, _fork_lifeline)
+        except (NodeError, ClosedError):
+            continue
+        _fork_tokens[endpoint] = token
 
 
 def _after_fork_in_parent() -> None:
@@ -169,16 +178,8 @@ def _after_fork_in_parent() -> None:
     lifeline, _fork_lifeline = _fork_lifeline, None
     if _made_sure:
         _making.release()
-    if lifeline is None:
-        return
-    lifeline.in_parent()
-    for endpoint, token in list(_fork_tokens.items()):
-        link = _links.get(endpoint)
-        if link is not None:
-            try:
-                link.fly(token, link.holds(), lifeline)
-            except (NodeError, ClosedError):
-                pass
+    if lifeline is not None:
+        lifeline.in_parent()
 
 
 def _after_fork_in_child() -> None:

@@ -38,7 +38,7 @@ class Batch:
 class Run:
     """Consecutive items of one batch, with their places in their queue: item i stands at `place + i * stride`."""
 
-    __slots__ = ("batch", "deliveries", "end", "failures", "first", "place", "returned", "stride", "suspect")
+    __slots__ = ("batch", "deaths", "deliveries", "end", "failures", "first", "place", "returned", "stride")
 
     def __init__(self, batch: Batch, first: int, end: int, place: int = 0, stride: int = 1) -> None:
         self.batch = batch
@@ -48,12 +48,17 @@ class Run:
         self.stride = stride
         self.returned = False  # another reader had it, and gave it back unstarted
         self.deliveries = 0  # readers that had it, and may have started it
-        self.suspect = False  # a reader died while it had it
+        self.deaths = 0  # readers that died while they had it
         self.failures = 0  # of its deliveries: a reader died while it had it alone, or gave it back as failed
 
     @classmethod
     def of(cls, items: Items, place: int = 0) -> Run:
         return cls(Batch(items), 0, len(items.lengths) or 1, place)
+
+    @property
+    def suspect(self) -> bool:
+        """Whether a reader died while it had it."""
+        return self.deaths > 0
 
     def __len__(self) -> int:
         return self.end - self.first
@@ -125,7 +130,7 @@ class Run:
         """Whether both may travel in one frame."""
         return self is other or (
             self.deliveries == other.deliveries
-            and self.suspect == other.suspect
+            and self.deaths == other.deaths
             and not self.batch.parts
             and not other.batch.parts
         )
@@ -133,7 +138,7 @@ class Run:
     def _marked(self, origin: Run) -> Run:
         self.returned = origin.returned
         self.deliveries = origin.deliveries
-        self.suspect = origin.suspect
+        self.deaths = origin.deaths
         self.failures = origin.failures
         return self
 

@@ -12,7 +12,9 @@ A reader can also deal with one of its leases by name: finish it, give it back a
 
 Poison: an item whose reader died is suspect, and delivered alone, to a reader that has nothing else (or whose other
 threads hold all it has). Only the death of a reader that had nothing else counts against it, so no innocent is
-condemned; and so does what happens to one lease by name. After `max_deliveries` such failures it is a dead letter.
+condemned; and so does what happens to one lease by name. After `max_deliveries` such failures it is a dead letter. But
+a process with several threads that wait has never nothing else; so deaths in company count, too, when there were
+`IN_COMPANY` times as many.
 """
 
 from __future__ import annotations
@@ -33,6 +35,10 @@ Send: TypeAlias = Callable[[Key, Frame], None]
 
 MAX_AHEAD: Final = 8 << 20
 """Bytes that are delivered ahead to a reader that is not waiting."""
+
+
+IN_COMPANY: Final = 4
+"""For one death alone, so many while the reader had other items, too."""
 
 
 class Memory:
@@ -257,9 +263,10 @@ class Device(ABC):
             self._finish(reader, reader.started, ())  # a pipe's message ends when it is received
         for lease in reader.leases:
             run = lease.run
-            run.deliveries += self.kind.keeps
-            run.suspect = self.kind.keeps
-            if not (lease.alone and self._failed(run, "its reader died")):
+            if self.kind.keeps:
+                run.deliveries += 1
+                run.deaths += 1
+            if not self._condemned(run, lease.alone):
                 runs.append(run)
         self._detached(reader, now)
         self._put_back(None, [*runs, *reader.queue], now)
@@ -338,8 +345,7 @@ class Device(ABC):
     def revive(self, place: int, now: float) -> None:
         """A dead letter returns to its old place, as if it had never been delivered."""
         run = self.dead_letters.pop(place).run
-        run.deliveries = run.failures = 0
-        run.suspect = False
+        run.deliveries = run.deaths = run.failures = 0
         self._put_back(None, [run], now)
 
     def bury(self, place: int) -> None:
@@ -353,6 +359,16 @@ class Device(ABC):
             return False
         deliveries = "the only delivery" if run.failures == 1 else f"{run.failures} deliveries"
         self.dead_letters[run.place] = DeadLetter(run, f"{deliveries} failed, the last one because {why}")
+        return True
+
+    def _condemned(self, run: Run, alone: bool) -> bool:
+        """A reader died that had these items; return whether they are dead letters now. Who was there once comes alone
+        from then on, so this is one item."""
+        if alone and self._failed(run, "its reader died"):
+            return True
+        if run.deaths < IN_COMPANY * self.max_deliveries or len(run) > 1:
+            return False
+        self.dead_letters[run.place] = DeadLetter(run, f"{run.deaths} readers died while they had it among others")
         return True
 
     def close(self) -> None:
@@ -472,7 +488,7 @@ class Device(ABC):
             return 0
         if head.returned and reader.unstarted():
             return 0  # it would come after later items, such as the sentinel that ends this reader
-        if reader.leases and reader.leases[0].alone and not (self.kind.joins and reader.waiting):
+        if reader.leases and reader.leases[0].alone and not reader.waiting:
             return 0
         if head.suspect:
             return 0 if reader.unstarted() or (reader.leases and not reader.waiting) else 1

@@ -193,6 +193,62 @@ def test_two_threads_that_ask_for_a_descriptor_first_share_one_bell() -> None:
         assert not link._polled
 
 
+def test_a_fork_and_a_close_in_another_thread_leave_the_child_its_handle(program: type[Program]) -> None:
+    running = program("""
+import os, threading, warnings
+warnings.simplefilter("ignore")
+from fiberq import Queue, links
+
+q = Queue()
+q.put("item", sync=True)
+forked, closed = threading.Event(), threading.Event()
+
+def close():
+    forked.wait()
+    q.close()
+    closed.set()
+
+def in_parent(lifeline, original=links.ForkLifeline.in_parent):
+    forked.set()
+    closed.wait()
+    original(lifeline)
+
+threading.Thread(target=close).start()
+links.ForkLifeline.in_parent = in_parent
+there, here = os.pipe()
+child = os.fork()
+if child == 0:
+    os.read(there, 1)
+    print(q.get(timeout=5), flush=True)
+    os._exit(0)
+os.write(here, b"!")
+assert os.waitpid(child, 0)[1] == 0
+""")
+    assert running.read() == "item"
+    running.wait()
+
+
+def die_holding(q: Any, told: Any) -> None:
+    q.get()
+    q.qsize()
+    told.put("has it", sync=True)
+    signal.pause()
+
+
+@pytest.mark.parametrize("kind", [Queue, JoinableQueue, SimpleQueuePull, SimpleQueuePush])
+def test_a_thread_that_has_what_killed_another_process_does_not_starve_its_neighbours(kind: Any, crew: Crew) -> None:
+    with kind() as q, SimpleQueue[str]() as told:
+        q.put("suspect")
+        process = crew.start(die_holding, q, told)
+        assert told.get(timeout=PATIENCE) == "has it"
+        crew.kill(process)
+        assert q.get(timeout=PATIENCE) == "suspect"
+        q.put("next")
+        got: list[str] = []
+        run(lambda: got.append(q.get(timeout=PATIENCE)))
+        assert got == ["next"]
+
+
 class ClosesAQueue:
     """An object whose pickling closes a queue, as another thread may."""
 

@@ -42,12 +42,12 @@ def test_a_part_of_a_part_is_a_slice_of_a_slice(items: list[bytes], data: Any) -
     for _ in range(3):
         start = data.draw(st.integers(0, len(run) - 1))
         stop = data.draw(st.integers(start + 1, len(run)))
-        run.suspect, run.deliveries = True, 3
+        run.deaths, run.deliveries = 1, 3
         run.failures = 2
         run, model = run.part(start, stop), model[start:stop]
         assert _placed(run) == model
         assert (len(run), run.size) == (len(model), sum(len(item) for _, item in model))
-        assert (run.suspect, run.deliveries, run.failures) == (True, 3, 2)
+        assert (run.deaths, run.deliveries, run.failures) == (1, 3, 2)
 
 
 @given(ITEMS, st.integers(1, 6), st.integers(1, 6))
@@ -83,7 +83,7 @@ def test_gather_takes_a_frame_from_the_head_and_leaves_the_rest(
     model: list[tuple[bytes, object]] = []
     for index, (items, suspect, large) in enumerate(batches):
         run = _large(items[0] + b"!") if large else _run(items)
-        run.suspect = suspect
+        run.deaths = int(suspect)
         queue.append(run)
         mark: object = index if large else suspect
         model += [(item, (large, mark)) for item in _contents(run)]

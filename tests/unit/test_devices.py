@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from fiberq.protocol.batch import Run
-from fiberq.protocol.device import Device, Key, Memory
+from fiberq.protocol.device import IN_COMPANY, Device, Key, Memory
 from fiberq.protocol.frames import DELIVER, RECALL, TAKEN, Frame, Items, Ready, read_deliver, read_ranges, split
 from fiberq.protocol.kinds import Kind
 from fiberq.protocol.pull import RECALL_AFTER, RECALL_PATIENCE, PullDevice
@@ -69,6 +69,7 @@ class DeviceMachine(RuleBasedStateMachine):
         self.moved: set[bytes] = set()  # were with a reader once, and came back
         self.suspects: set[bytes] = set()  # a reader died that had them
         self.failures: Counter[bytes] = Counter()  # deaths during a lone delivery, and what happened to them by name
+        self.deaths: Counter[bytes] = Counter()  # in company, too
         self.ends: dict[tuple[Key, int], float] = {}  # when leases run out
         self.newest: dict[Key, int] = {}  # the place of the last item that was delivered for the first time
         self.keys = 0
@@ -95,7 +96,7 @@ class DeviceMachine(RuleBasedStateMachine):
             ahead = [number for number in peer.items if number >= peer.told]
             assert not peer.items or (peer.waiting and not ahead), "a suspect came behind something else"
             assert redelivered
-        assert not peer.lone or not peer.items, "something came to a reader that has a suspect"
+        assert not peer.lone or not peer.items or peer.waiting, "something came to a reader that has a suspect"
         peer.lone = bool(alone) and not peer.items
         for item in map(bytes, got):
             peer.items[peer.next] = item
@@ -188,6 +189,7 @@ class DeviceMachine(RuleBasedStateMachine):
             return
         if self.keeps:
             self.suspects.update(peer.items.values())
+            self.deaths.update(peer.items.values())
             self.failures.update(peer.items.values() if peer.lone else ())
         self.device.lost(key, self.now)
 
@@ -226,7 +228,7 @@ class DeviceMachine(RuleBasedStateMachine):
     def settle_a_dead_letter(self, data: Any, again: bool) -> None:
         place = data.draw(st.sampled_from(sorted(self.device.dead_letters)))
         (item,) = [item for item, at in self.places.items() if at == place]
-        del self.failures[item]
+        del self.failures[item], self.deaths[item]
         self.suspects.discard(item)
         if again:
             self.device.revive(place, self.now)
@@ -311,7 +313,9 @@ class DeviceMachine(RuleBasedStateMachine):
 
     @invariant()
     def only_the_guilty_are_dead_letters(self) -> None:
-        assert sorted(self.condemned()) == sorted(item for item, often in self.failures.items() if often >= DEATHS)
+        alone = {item for item, often in self.failures.items() if often >= DEATHS}
+        in_company = {item for item, often in self.deaths.items() if often >= IN_COMPANY * DEATHS}
+        assert sorted(self.condemned()) == sorted(alone | in_company)
 
     @invariant()
     def nothing_waits_for_a_reader_that_could_have_it(self) -> None:
@@ -531,6 +535,34 @@ def test_a_clean_end_condemns_nothing() -> None:
     desk.device.ready("killed", Ready(1, 0, 1), 0.0)
     desk.device.lost("killed", 0.0)
     assert len(desk.device.dead_letters) == 1
+
+
+def test_another_thread_gets_items_while_one_holds_a_suspect() -> None:
+    for device in (PullDevice, PushDevice):
+        desk = Desk(device)
+        desk.device.ready("killed", Ready(1, 0, 1), 0.0)
+        desk.put(b"suspect")
+        desk.device.lost("killed", 0.0)
+        desk.device.ready("threads", Ready(1, 0, 1), 0.0)
+        desk.put(b"next")
+        desk.device.ready("threads", Ready(2, 1, 1, [(0, 1)]), 0.0)
+        assert desk.got["threads"] == [b"suspect", b"next"]
+
+
+def test_an_item_that_kills_process_after_process_in_company_is_a_dead_letter_at_last() -> None:
+    desk = Desk(PullDevice, max_deliveries=2)
+    desk.put(b"deadly")
+    for number in range(IN_COMPANY * 2):
+        assert not desk.device.dead_letters
+        desk.device.ready(number, Ready(1, 0, 1), 0.0)
+        desk.put(b"%d" % number)
+        desk.device.ready(number, Ready(2, 1, 1, [(0, 1)]), 0.0)
+        desk.device.ready(number, Ready(2, 2, 0, [(0, 1)]), 0.0)  # the other one is done with
+        assert desk.got[number] == [b"deadly", b"%d" % number]
+        desk.device.lost(number, 0.0)
+    assert [letter.reason for letter in desk.device.dead_letters.values()] == [
+        f"{IN_COMPANY * 2} readers died while they had it among others"
+    ]
 
 
 def test_the_items_of_a_closed_queue_are_forgotten() -> None:
