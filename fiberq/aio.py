@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from fiberq.link import Link
 
 _lines: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Reader | Writer, _Line]] = WeakKeyDictionary()
-_holders: WeakKeyDictionary[asyncio.Task[Any], set[Reader]] = WeakKeyDictionary()  # who will be told of whose end
+_holders: WeakKeyDictionary[asyncio.Task[Any], WeakKeyDictionary[Reader, Link]] = WeakKeyDictionary()
+"""From which readers tasks took something that they hold until they end."""
 
 
 class _Line:
@@ -120,11 +121,17 @@ async def get(link: Link, reader: Reader) -> Any:
     task = current_task()
     assert task is not None
     item = await take(link, reader, task)
-    readers = _holders.setdefault(task, set())
-    if reader not in readers:
-        readers.add(reader)
-        task.add_done_callback(lambda ended: link.finish(reader, ended))
+    if reader.kind.keeps:
+        if task not in _holders:
+            _holders[task] = WeakKeyDictionary()
+            task.add_done_callback(_finish)
+        _holders[task][reader] = link
     return item
+
+
+def _finish(task: asyncio.Task[Any]) -> None:
+    for reader, link in list(_holders.pop(task).items()):
+        link.finish(reader, task)
 
 
 async def put(link: Link, writer: Writer, item: Item, flights: Sequence[Flight]) -> None:

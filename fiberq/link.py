@@ -114,7 +114,6 @@ class Link:
         self._unused: deque[str] = deque()  # tokens of handles that came in items and were garbage collected
         self._handles: dict[tuple[int, str], int] = {}
         self._opening: list[tuple[int, str]] = []  # what the node is being asked for: not to be released meanwhile
-        self._kinds: dict[int, Kind] = {}
         self._flights: dict[str, Lifeline] = {}  # of children that were given handles, by token
         self._bells: dict[object, Wakeup] = {}  # readable while that reader or writer is ready
         self._listeners: dict[object, int] = {}  # how many want to hear the bell
@@ -185,13 +184,13 @@ class Link:
         """Hold what the parent held when it forked this process: its handles were copied, used or not."""
         answer = self.ask(op="inherit", token=token, holds=ancestor.holds())
         with self._lock:
-            self._learn(ancestor._kinds, answer["shut"])
+            self._learn(ancestor._client.kinds, answer["shut"])
             self._handles.update(ancestor._handles)
             ancestor.heir = self
             self._dropped.extend(ancestor._dropped)
 
     def _learn(self, kinds: Mapping[int, Kind], shut: Iterable[int]) -> None:
-        self._kinds.update(kinds)
+        self._client.kinds.update(kinds)
         self._client.over.update(dict.fromkeys(shut, "shut"))
 
     def latest(self) -> Link:
@@ -249,7 +248,7 @@ class Link:
         return [key for key, handles in list(self._handles.items()) if handles > 0]
 
     def kind(self, channel: int) -> Kind:
-        return self._kinds[channel]
+        return self._client.kinds[channel]
 
     def writer(self, channel: int) -> Writer:
         with self._lock:
@@ -261,7 +260,7 @@ class Link:
 
     def _kind(self, channel: int) -> Kind:
         try:
-            return self._kinds[channel]
+            return self._client.kinds[channel]
         except KeyError:  # another thread closed the last handle on it
             raise _ended("closed") from None
 
@@ -1137,7 +1136,7 @@ class Link:
             self._client.release(channel, gone, now)
             self._notify()
         if not others:
-            self._kinds.pop(channel, None)
+            self._client.kinds.pop(channel, None)
             self._client.over.pop(channel, None)
         return True
 

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from support import PATIENCE, Crew, Program, every_method, until
 
-from fiberq import JoinableQueue, Queue, SimpleQueue, SimpleQueuePull
+from fiberq import JoinableQueue, Queue, SimpleQueue, SimpleQueuePull, SimpleQueuePush
 from fiberq.channel import Channel
 from fiberq.errors import ClosedError, FiberqError, HandleError
 from fiberq.link import Link

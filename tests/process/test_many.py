@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import os
 import pickle
 import threading
+from collections import deque
 from typing import Any
 
 import pytest
-from support import PATIENCE, fork, reap
+from support import PATIENCE, fork, reap, until
 
 from fiberq import JoinableQueue, Pipe, Queue
 
@@ -90,3 +93,38 @@ def test_hundreds_of_threads_and_many_forks_use_the_same_handles() -> None:
         assert q.empty()
         left.close()
         right.close()
+
+
+def sizes(q: Queue[Any]) -> dict[str, int]:
+    """Of all that this process keeps of its connection to the node."""
+    link = q._channel.attach()
+    return {
+        name: len(kept)
+        for each in (link, link._client, link._client.session)
+        for name, kept in vars(each).items()
+        if isinstance(kept, (dict, list, set, deque))
+    }
+
+
+def test_what_was_made_and_dropped_leaves_nothing_behind() -> None:
+    async def work() -> None:
+        for number in range(100):
+            left, right = Pipe(False)
+            with Queue[int](1) as other:
+                right.send(number)
+                await other.aput(await left.arecv())
+                assert await other.aget() == number
+            left.close()
+            right.close()
+
+    with Queue[int]() as q:
+        q.put(1)
+        assert q.get() == 1
+        assert q.empty()
+        before = sizes(q)
+        asyncio.run(work())
+        for _ in range(500):
+            left, right = Pipe()
+            del left, right
+        gc.collect()
+        until(lambda: q.empty() and sizes(q) == before)
