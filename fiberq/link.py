@@ -484,7 +484,7 @@ class Link:
         finally:
             if finishes:
                 with self._lock:
-                    reader.held.pop(holder, None)
+                    reader.let_go(holder)
                     reader.lost.discard(number)
                     if not (self.error or self._closed):
                         self._progress_later(reader, time.monotonic())
@@ -741,7 +741,7 @@ class Link:
     def keep(self, reader: Reader, thread: int, number: int) -> None:
         """`thread` has got item `number`, and nothing else, while another thread came to get from the same reader."""
         with self._lock:
-            reader.held.pop(thread, None)  # what it was about to get, when the other came
+            reader.let_go(thread)  # what it was about to get, when the other came
             reader.keep(thread, number)
 
     def ask_ahead(self, reader: Reader) -> None:

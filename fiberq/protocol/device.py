@@ -20,6 +20,7 @@ a process with several threads that wait has never nothing else; so deaths in co
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import Final, TypeAlias
@@ -28,6 +29,7 @@ from fiberq.errors import ProtocolError
 from fiberq.protocol.batch import Run, body, count
 from fiberq.protocol.frames import DELIVER, TAKEN, Frame, Items, Ready, Want, pack_deliver, pack_ranges
 from fiberq.protocol.kinds import Kind
+from fiberq.protocol.ranges import without
 from fiberq.protocol.slots import Slots
 
 Key: TypeAlias = Hashable
@@ -74,6 +76,7 @@ class Reader:
     __slots__ = (
         "away",
         "bytes",
+        "held",
         "key",
         "leases",
         "limit",
@@ -92,7 +95,8 @@ class Reader:
         self.started = 0  # items numbered below this are started, or will be when they arrive
         self.told = 0  # items numbered below this are started: it said so
         self.waiting = 0  # its callers that are blocked now
-        self.leases: deque[Lease] = deque()  # by number
+        self.leases: list[Lease] = []  # by number
+        self.held: Sequence[tuple[int, int]] = ()  # what is started and not finished: it said so
         self.bytes = 0  # of the leases
         self.away = False  # its connection is broken
         self.recalled_at: float | None = None
@@ -107,12 +111,12 @@ class Reader:
         return self._from(self.told)
 
     def _from(self, number: int) -> int:
-        found = 0
-        for lease in reversed(self.leases):  # by number
-            if lease.end <= number:
-                break
-            found += lease.end - max(lease.first, number)
-        return found
+        place = self.place_of(number)
+        return sum(lease.end - max(lease.first, number) for lease in self.leases[place:])
+
+    def place_of(self, number: int) -> int:
+        """The place among the leases of the first that goes beyond `number`."""
+        return bisect_right(self.leases, number, key=_end)
 
     @property
     def credit(self) -> int:
@@ -127,45 +131,33 @@ class Reader:
 
     def settle(self, started: int, held: Sequence[tuple[int, int]]) -> int:
         """End the leases of what was started below `started`, except the ranges `held`; return how many items that
-        finished."""
-        finished = place = 0  # both leases and ranges are in order
-        kept: list[Lease] = []
-        while self.leases and self.leases[0].first < started:
-            lease = self.leases.popleft()
-            if lease.end > started:
-                self.leases.appendleft(lease.part(started, lease.end))
-                lease = lease.part(lease.first, started)
-            mine: list[Lease] = []
-            while place < len(held) and held[place][0] < lease.end:
-                first, end = max(held[place][0], lease.first), min(held[place][1], lease.end)
-                if first < end:
-                    mine.append(lease.part(first, end))
-                if held[place][1] > lease.end:
-                    break  # it goes on in the next lease
-                place += 1
-            kept += mine
-            finished += len(lease.run) - sum(len(one.run) for one in mine)
-            self.bytes -= lease.run.size - sum(one.run.size for one in mine)
-        self.leases.extendleft(reversed(kept))
-        return finished
+        finished. Looks only at what was held before, and what was started since."""
+        before = [(first, min(end, started)) for first, end in self.held if first < started]
+        if self.told < started:
+            before.append((self.told, started))
+        self.held = held
+        return sum(len(lease.run) for gone in without(before, held) for lease in self.take_back(*gone))
 
     def take_back(self, first: int, end: int) -> list[Lease]:
         """Remove and return the leases on the numbers from `first` up to `end`."""
+        place = last = self.place_of(first)
         taken: list[Lease] = []
-        kept: deque[Lease] = deque()
-        for lease in self.leases:
-            start, stop = max(first, lease.first), min(end, lease.end)
-            if start >= stop:
-                kept.append(lease)
-                continue
-            if lease.first < start:
-                kept.append(lease.part(lease.first, start))
-            taken.append(lease.part(start, stop))
-            if stop < lease.end:
-                kept.append(lease.part(stop, lease.end))
-        self.leases = kept
+        kept: list[Lease] = []
+        while last < len(self.leases) and self.leases[last].first < end:
+            lease = self.leases[last]
+            if lease.first < first:
+                kept.append(lease.part(lease.first, first))
+            taken.append(lease.part(max(first, lease.first), min(end, lease.end)))
+            if end < lease.end:
+                kept.append(lease.part(end, lease.end))
+            last += 1
+        self.leases[place:last] = kept
         self.bytes -= sum(lease.run.size for lease in taken)
         return taken
+
+
+def _end(lease: Lease) -> int:
+    return lease.end
 
 
 class DeadLetter:
@@ -277,10 +269,10 @@ class Device(ABC):
         reader = self._forget(key)
         if reader is not None:
             self._detached(reader, now)
-            for lease in reader.take_back(0, reader.told):
+            begun = reader.take_back(0, reader.told)
+            for lease in begun:
                 lease.run.deliveries += 1
-                reader.leases.append(lease)
-            self._put_back(None, [*(lease.run for lease in reader.leases), *reader.queue], now)
+            self._put_back(None, [*(lease.run for lease in (*begun, *reader.leases)), *reader.queue], now)
 
     def away(self, key: Key, now: float) -> None:
         """A reader's connection is broken; it may come back."""
@@ -328,11 +320,12 @@ class Device(ABC):
     def lease_until(self, key: Key, number: int, end: float) -> bool:
         """Let a lease run out at `end`; return whether the item is still leased."""
         reader = self.readers.get(key)
-        there_is = reader is not None and any(lease.first <= number < lease.end for lease in reader.leases)
-        if there_is:
-            self._ends[key, number] = end
-            self._set_alarm()
-        return there_is
+        place = 0 if reader is None else reader.place_of(number)
+        if reader is None or place == len(reader.leases) or reader.leases[place].first > number:
+            return False
+        self._ends[key, number] = end
+        self._set_alarm()
+        return True
 
     def _take(self, key: Key, number: int) -> Run | None:
         self._ends.pop((key, number), None)

@@ -157,7 +157,7 @@ class PullDevice(Device):
         return reader.recalled_at + RECALL_PATIENCE
 
     def _sat_since(self, reader: Reader) -> float:
-        return next(lease.at for lease in reader.leases if lease.end > reader.started)
+        return reader.leases[reader.place_of(reader.started)].at
 
     def _take_all_back(self, reader: Reader, now: float) -> None:
         reader.recalled_at = None

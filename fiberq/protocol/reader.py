@@ -20,6 +20,7 @@ from fiberq.errors import ProtocolError
 from fiberq.protocol import frames
 from fiberq.protocol.frames import READY, RECALL, RETURN, Frame, Ready, pack_ranges, pack_ready
 from fiberq.protocol.kinds import Kind
+from fiberq.protocol.ranges import Ranges
 from fiberq.protocol.session import Session
 
 HORIZON: Final = 0.004
@@ -58,6 +59,7 @@ class Reader:
         self.owner: int | None = None  # the only thread that ever got, if there is only one
         self.current = -1  # what it holds
         self.held: dict[Hashable, list[int]] = {}  # what the callers hold, the oldest first, if no thread owns this
+        self._numbers = Ranges()  # the same, whoever holds it
         self.earlier: dict[int, int] = {}  # how often those items were delivered before that were
         self.lost: set[int] = set()  # items that are held here, and were given to another process meanwhile
         self.fresh_until = 0.0
@@ -75,6 +77,7 @@ class Reader:
         self._told_held = False  # the newest report said that something is held
         self._reported = 0  # and that the items below this were started
         self._report_number = 0  # the frame of the newest report that may still be replaced
+        self._prune_at = 64  # entries of `earlier`
         self._ahead = PUSH_WINDOW if kind.pushed else 1  # how many items it asks for
         self._measured_at = 0.0
         self._measured_from = 0
@@ -171,14 +174,13 @@ class Reader:
         """Start what is ready, at most `most` items, for a `caller` that has just taken one and holds that, too."""
         if self.owner is not None:
             self._disown()
-        mine = self.held.setdefault(caller, [])
         items: list[Buffer | Sequence[Buffer]] = []
         while self.ready and len(items) < most:
             try:
                 number, item = self.ready.popleft()
             except IndexError:
                 break
-            mine.append(number)
+            self._hold(caller, number)
             items.append(item)
         return items
 
@@ -187,6 +189,8 @@ class Reader:
         mine = self.held[caller]
         numbers = mine[len(mine) - len(items) :]
         del mine[len(mine) - len(items) :]
+        for number in numbers:
+            self._numbers.discard(number)
         self.ready.extendleft(reversed(list(zip(numbers, items, strict=True))))
 
     def keep(self, caller: Hashable, number: int) -> None:
@@ -194,7 +198,16 @@ class Reader:
         if caller == self.owner:
             self.current = number
         else:
-            self.held.setdefault(caller, []).append(number)
+            self._hold(caller, number)
+
+    def _hold(self, caller: Hashable, number: int) -> None:
+        self.held.setdefault(caller, []).append(number)
+        self._numbers.add(number)
+
+    def let_go(self, caller: Hashable) -> None:
+        """`caller`, who does not own this, holds nothing any more."""
+        for number in self.held.pop(caller, ()):
+            self._numbers.discard(number)
 
     def share(self) -> None:
         """No thread owns this reader: each item is taken by a call."""
@@ -203,7 +216,7 @@ class Reader:
 
     def _disown(self) -> None:
         if self.owner is not None and self.current >= 0:
-            self.held[self.owner] = [self.current]
+            self._hold(self.owner, self.current)
         self.owner = None
         self.current = -1
 
@@ -214,7 +227,7 @@ class Reader:
         if self.owner is not None and caller != self.owner:
             self.share()
         if self.owner is None:
-            self.held.pop(caller, None)
+            self.let_go(caller)
         else:
             self.current = -1
 
@@ -227,6 +240,7 @@ class Reader:
             return None
         numbers = self.held[holder]
         number = numbers.pop(0)
+        self._numbers.discard(number)
         if not numbers:
             del self.held[holder]
         return number
@@ -237,7 +251,7 @@ class Reader:
             return
         gone: list[Hashable] = [each for each in self.held if type(each) is int and each not in threads]
         for thread in gone:
-            del self.held[thread]
+            self.let_go(thread)
         if self.owner is not None and self.owner not in threads:
             if self.current >= 0:
                 gone.append(self.owner)
@@ -251,7 +265,8 @@ class Reader:
         with the rest."""
         self.waiting = 0
         if not self.kind.joins:
-            self.held = {holder: numbers for holder, numbers in self.held.items() if isinstance(holder, Holder)}
+            for caller in [each for each in self.held if not isinstance(each, Holder)]:
+                self.let_go(caller)
             self.owner, self.current = None, -1
         if self.attached:
             self.recalled(session, now)
@@ -341,9 +356,7 @@ class Reader:
     def _held(self) -> Sequence[tuple[int, int]]:
         if self.owner is not None:
             return () if self.current < 0 else ((self.current, self.current + 1),)
-        if not self.held:
-            return ()
-        return _ranges(sorted({number for numbers in list(self.held.values()) for number in numbers}, reverse=True))
+        return tuple(self._numbers)
 
     def _report(self, session: Session, now: float) -> None:
         if self._left:
@@ -364,7 +377,7 @@ class Reader:
         self._told_held = bool(held)
         self._eager = False
         session.forget(self)
-        if self.earlier:
+        if len(self.earlier) >= self._prune_at:
             self._forget_finished(started, held)
         frame = Frame(READY, self.channel, pack_ready(Ready(self._limit, started, self.waiting, held)))
         if not session.replace(self._report_number, frame):
@@ -377,6 +390,7 @@ class Reader:
         """Of how often items were delivered, nobody asks any more when they are finished."""
         first = min(started, *(start for start, _ in held)) if held else started
         self.earlier = {number: often for number, often in self.earlier.items() if number >= first}
+        self._prune_at = max(64, 2 * len(self.earlier))
 
 
 def _ranges(numbers: Sequence[int]) -> list[tuple[int, int]]:

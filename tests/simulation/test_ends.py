@@ -682,6 +682,7 @@ def test_a_lease_that_is_not_ended_goes_back_with_its_process(way: str) -> None:
     other = node.client("next", "r")
     assert node.get(other) == b"item"
     assert other.readers[CHANNEL].earlier == {0: 1}
+    other.readers[CHANNEL]._prune_at = 1
     other.readers[CHANNEL].finish(1)
     other.readers[CHANNEL].progress(other.session, node.now)
     assert not other.readers[CHANNEL].earlier
