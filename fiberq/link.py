@@ -560,14 +560,14 @@ class Link:
     def bell(self, reader: Reader, new: bool) -> int:
         """Return a descriptor that is readable exactly while `take` would return or raise at once.
 
-        From now on one item is always asked for, and kept ready by the I/O thread, until each handle that asked (one
-        that asks for the first time is `new`) is closed.
+        From now on one item is always asked for, and kept ready by the I/O thread while nobody else waits for it, until
+        each handle that asked (one that asks for the first time is `new`) is closed.
         """
         with self._lock:
             self._check()
             if new:
                 self._listen(reader)
-                reader.waiting += reader not in self._polled
+                reader.listening = True
                 self._polled[reader] = self._polled.get(reader, 0) + 1
             number = self._bells[reader].fileno()
         self._answer_bell(reader)
@@ -591,7 +591,7 @@ class Link:
             self._polled[reader] -= 1
             if not self._polled[reader]:
                 del self._polled[reader]
-                reader.waiting -= 1
+                reader.listening = False
                 reader.cancel(self._client.session, now)
             self._unlisten(reader)
 
@@ -614,7 +614,9 @@ class Link:
             now = time.monotonic()
             self._receive(now)
             self._ring(reader)
-            if reader.waiting and not (reader.ready or reader.ended or self.error or self._closed):
+            if (reader.waiting or reader.listening) and not (
+                reader.ready or reader.ended or self.error or self._closed
+            ):
                 reader.ask(self._client.session, now)
                 self._transmit(now)
             if self._driver == _NOBODY:

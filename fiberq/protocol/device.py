@@ -80,6 +80,7 @@ class Reader:
         "key",
         "leases",
         "limit",
+        "listening",
         "next",
         "queue",
         "recalled_at",
@@ -95,6 +96,7 @@ class Reader:
         self.started = 0  # items numbered below this are started, or will be when they arrive
         self.told = 0  # items numbered below this are started: it said so
         self.waiting = 0  # its callers that are blocked now
+        self.listening = False  # somebody wants to be told that there is an item
         self.leases: list[Lease] = []  # by number
         self.held: Sequence[tuple[int, int]] = ()  # what is started and not finished: it said so
         self.bytes = 0  # of the leases
@@ -122,6 +124,11 @@ class Reader:
     def credit(self) -> int:
         """How many more items it takes now."""
         return 0 if self.away else self.limit - self.next
+
+    @property
+    def needs(self) -> int:
+        """How many items there is somebody for."""
+        return max(self.waiting, self.listening)
 
     def begin(self) -> None:
         """Callers that wait start theirs at once: such items are never recalled."""
@@ -212,7 +219,7 @@ class Device(ABC):
         self._finish(reader, started, report.held)
         reader.started = reader.told = started
         reader.limit = report.limit
-        reader.waiting = report.waiting
+        reader.waiting, reader.listening = report.waiting, report.listening
         reader.begin()
         self._serve(reader, now)
 
@@ -481,14 +488,14 @@ class Device(ABC):
             return 0
         if head.returned and reader.unstarted():
             return 0  # it would come after later items, such as the sentinel that ends this reader
-        if reader.leases and reader.leases[0].alone and not reader.waiting:
+        if reader.leases and reader.leases[0].alone and not reader.needs:
             return 0
         if head.suspect:
-            return 0 if reader.unstarted() or (reader.leases and not reader.waiting) else 1
+            return 0 if reader.unstarted() or (reader.leases and not reader.needs) else 1
         if reader.bytes >= MAX_AHEAD:
-            return 1 if reader.waiting else 0
+            return 1 if reader.needs else 0
         if not self.kind.keeps and len(self.readers) > 1:
-            return min(reader.credit, reader.waiting)  # of what is only sent ahead, a death would repeat some
+            return min(reader.credit, reader.needs)  # of what is only sent ahead, a death would repeat some
         return reader.credit
 
     def _deliver(self, reader: Reader, runs: list[Run], now: float) -> None:

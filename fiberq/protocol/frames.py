@@ -59,7 +59,7 @@ _KINDS: Final = frozenset(range(HELLO, RESUME + 1)) | frozenset(range(PUT, TAKEN
 HEADER: Final = Struct("<BBBxQQQ")
 _COUNT: Final = Struct("<I")
 _DELIVER: Final = Struct("<QB")
-_READY: Final = Struct("<QQH")
+_READY: Final = Struct("<QQHB")
 _RANGE: Final = Struct("<QQ")
 _WANT: Final = Struct("<QQIH")
 _GRANT: Final = Struct("<Q")
@@ -103,12 +103,14 @@ class Items(NamedTuple):
 
 class Ready(NamedTuple):
     """A reader's whole state: `limit` items may be delivered in all, those before `started` are started, and of these
-    all but `held`, ranges in order, are finished; `waiting` of its callers are blocked now."""
+    all but `held`, ranges in order, are finished; `waiting` of its callers are blocked now. If it is `listening`,
+    somebody wants to be told that there is an item, but may never come for it."""
 
     limit: int
     started: int
     waiting: int
     held: Sequence[tuple[int, int]] = ()
+    listening: bool = False
 
 
 class Want(NamedTuple):
@@ -200,19 +202,19 @@ def split(items: Items) -> list[Buffer]:
 
 
 def pack_ready(ready: Ready) -> tuple[bytes, ...]:
-    head = _READY.pack(ready.limit, ready.started, min(ready.waiting, 0xFFFF))
+    head = _READY.pack(ready.limit, ready.started, min(ready.waiting, 0xFFFF), ready.listening)
     return (head, *pack_ranges(ready.held)) if ready.held else (head,)
 
 
 def read_ready(body: memoryview) -> Ready:
     try:
-        limit, started, waiting = _READY.unpack_from(body)
+        limit, started, waiting, listening = _READY.unpack_from(body)
     except error as cause:
         raise ProtocolError("a reader's report is too short") from cause
     held = read_ranges(body[_READY.size :])
     if any(first >= end for first, end in held) or any(one[1] > other[0] for one, other in pairwise(held)):
         raise ProtocolError("a reader's report names items twice, or none")
-    return Ready(limit, started, waiting, held)
+    return Ready(limit, started, waiting, held, bool(listening))
 
 
 def pack_want(want: Want) -> tuple[bytes]:

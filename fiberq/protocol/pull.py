@@ -1,11 +1,12 @@
 """A pull queue: a reader says that it is ready, and gets items; so each gets as many as it is fast.
 
-Readers that wait are served before those that only ask ahead, each in the order of their asking. Where items are scarce
-they are shared out. To ask ahead is to ask for what is there now: a reader that does not wait gets nothing that comes
-later, so what comes later goes to those who wait.
+Readers that wait are served first, then those that listen, then those that only ask ahead, each in the order of their
+asking. Where items are scarce they are shared out. To ask ahead is to ask for what is there now: a reader that neither
+waits nor listens gets nothing that comes later, so what comes later goes to those who do.
 
 If readers wait while another sits on items that it has not started, those are recalled; a reader that does not answer
-in time (it is stopped, or busy in native code) loses them without being asked.
+in time (it is stopped, or busy in native code) loses them without being asked. An item for which a listening reader
+does not come goes round to the next one that listens, more slowly each time.
 """
 
 from __future__ import annotations
@@ -16,11 +17,14 @@ from typing import Final
 
 from fiberq.protocol.batch import Run, count, gather, put_in_place
 from fiberq.protocol.device import Device, Key, Memory, Reader, Send
-from fiberq.protocol.frames import MAX_FRAME, RECALL, TAKEN, Frame, pack_ranges
+from fiberq.protocol.frames import MAX_FRAME, RECALL, TAKEN, Frame, Ready, pack_ranges
 from fiberq.protocol.kinds import Kind
 
 RECALL_AFTER: Final = 0.010
 """Seconds that a reader may sit on items while another waits."""
+
+LONGEST_ROUND: Final = 1.0
+"""Seconds that an item stays with one listening reader, at most, while another listens."""
 
 RECALL_PATIENCE: Final = 0.5
 """Seconds that a recall may stay unanswered. Far longer than a loaded machine keeps a process from running: what such a
@@ -35,6 +39,8 @@ class PullDevice(Device):
         self._backlog: deque[Run] = deque()
         self._count = 0  # items in it
         self._waiting: dict[Key, Reader] = {}  # readers with credit whose callers are blocked, in order of asking
+        self._listening: dict[Key, Reader] = {}  # readers with credit that only want to be told
+        self._round = RECALL_AFTER  # seconds that an item stays with one of those while another listens
         self._asking: dict[Key, Reader] = {}  # readers that only ask ahead, while items are dealt
         self._ahead: dict[Key, Reader] = {}  # readers that may have items which they have not started
 
@@ -48,13 +54,21 @@ class PullDevice(Device):
         runs, self._backlog, self._count = list(self._backlog), deque(), 0
         return runs
 
+    def ready(self, key: Key, report: Ready, now: float) -> None:
+        reader = self.readers.get(key)
+        if reader is not None and report.started > reader.told:
+            self._round = RECALL_AFTER
+        super().ready(key, report, now)
+
     def tick(self, now: float) -> None:
         for reader in list(self._ahead.values()):
             patience = self._patience_ends(reader)
             if patience is not None and patience <= now:
                 self._take_all_back(reader, now)
-        slow = self._slowest() if self._starving else None
-        if slow is not None and self._sat_since(slow) + RECALL_AFTER <= now:
+        slow = self._slowest()
+        if slow is not None and self._sat_since(slow) + self._sits_for <= now:
+            if not self._waiting:
+                self._round = min(2 * self._round, LONGEST_ROUND)
             self._recall(slow, now)
         super().tick(now)
 
@@ -69,6 +83,8 @@ class PullDevice(Device):
         self._backlog.append(run)
         self._count += len(run)
         self._deal(now)
+        if self._listening:
+            self._set_alarm()
 
     def _serve(self, reader: Reader, now: float) -> None:
         self._list(reader)
@@ -86,9 +102,12 @@ class PullDevice(Device):
         self._set_alarm()
 
     def _detached(self, reader: Reader, now: float) -> None:  # noqa: ARG002
-        self._waiting.pop(reader.key, None)
-        self._asking.pop(reader.key, None)
+        self._unlist(reader)
         self._ahead.pop(reader.key, None)
+
+    def _unlist(self, reader: Reader) -> None:
+        for place in (self._waiting, self._listening, self._asking):
+            place.pop(reader.key, None)
 
     def _list(self, reader: Reader) -> None:
         """Put the reader where it belongs among those that have credit; a place once taken is kept."""
@@ -96,16 +115,17 @@ class PullDevice(Device):
             self._ahead[reader.key] = reader
         elif reader.recalled_at is None:
             self._ahead.pop(reader.key, None)
-        waits = reader.credit > 0 and reader.waiting > 0
-        asks = reader.credit > 0 and not waits
-        for listed, place in ((waits, self._waiting), (asks, self._asking)):
-            if listed:
+        mine = None
+        if reader.credit > 0:
+            mine = self._waiting if reader.waiting else self._listening if reader.listening else self._asking
+        for place in (self._waiting, self._listening, self._asking):
+            if place is mine:
                 place.setdefault(reader.key, reader)
             else:
                 place.pop(reader.key, None)
 
     def _deal(self, now: float) -> None:
-        takers = len(self._waiting) + len(self._asking)
+        takers = len(self._waiting) + len(self._listening) + len(self._asking)
         share = -(-self._count // takers) if takers else 0
         while self._count:
             head = self._backlog[0]
@@ -115,15 +135,14 @@ class PullDevice(Device):
             runs = gather(self._backlog, min(share, self._may_take(reader, head)), MAX_FRAME)
             self._count -= count(runs)
             self._deliver(reader, runs, now)
-            self._waiting.pop(reader.key, None)
-            self._asking.pop(reader.key, None)
+            self._unlist(reader)
             self._list(reader)
         for reader in self._asking.values():
             reader.limit = reader.next
         self._asking.clear()
 
     def _taker(self, head: Run) -> Reader | None:
-        for place in (self._waiting, self._asking):
+        for place in (self._waiting, self._listening, self._asking):
             for reader in place.values():
                 if self._may_take(reader, head):
                     return reader
@@ -132,27 +151,35 @@ class PullDevice(Device):
     # -- recall --
 
     @property
-    def _starving(self) -> bool:
-        return bool(self._waiting) and not self._count
+    def _sits_for(self) -> float:
+        """Seconds that a reader may sit on items now."""
+        return RECALL_AFTER if self._waiting else self._round
+
+    def _starves(self, reader: Reader) -> bool:
+        """Whether others have nothing, and would like what `reader` has."""
+        return not self._count and any(place.keys() - {reader.key} for place in (self._waiting, self._listening))
 
     def _recall(self, reader: Reader, now: float) -> None:
         reader.recalled_at = now
         self._send(reader.key, Frame(RECALL, self.channel))
 
     def _slowest(self) -> Reader | None:
-        """The reader with the most items to recall."""
+        """The reader with the most items to recall, if others starve."""
+        if self._count or not (self._waiting or self._listening):
+            return None
         for reader in list(self._ahead.values()):
             if reader.recalled_at is None and not reader.unstarted():
                 del self._ahead[reader.key]
         asked = (reader for reader in self._ahead.values() if reader.recalled_at is None and not reader.away)
-        return max(asked, key=Reader.unstarted, default=None)
+        slowest = max(asked, key=Reader.unstarted, default=None)
+        return slowest if slowest is not None and self._starves(slowest) else None
 
     def _patience_ends(self, reader: Reader) -> float | None:
         """When the recalled `reader` loses what it has unasked: never, while nobody else waits for that; and never what
         must not come out twice."""
         if reader.recalled_at is None or reader.away or not self.kind.keeps:
             return None
-        if not self._starving or self._waiting.keys() <= {reader.key}:
+        if not self._starves(reader):
             return None
         return reader.recalled_at + RECALL_PATIENCE
 
@@ -171,6 +198,6 @@ class PullDevice(Device):
     def _alarms(self) -> list[float]:
         ends = map(self._patience_ends, self._ahead.values())
         times = [end for end in ends if end is not None]
-        if self._starving and (slow := self._slowest()) is not None:
-            times.append(self._sat_since(slow) + RECALL_AFTER)
+        if (slow := self._slowest()) is not None:
+            times.append(self._sat_since(slow) + self._sits_for)
         return times

@@ -56,6 +56,7 @@ class Reader:
         self.low = 0  # ask ahead when fewer are ready
         self.ended: str | None = None  # why nothing will come any more
         self.waiting = 0  # callers that are blocked
+        self.listening = False  # somebody wants to be told that there is an item
         self.owner: int | None = None  # the only thread that ever got, if there is only one
         self.current = -1  # what it holds
         self.held: dict[Hashable, list[int]] = {}  # what the callers hold, the oldest first, if no thread owns this
@@ -70,6 +71,7 @@ class Reader:
         self._left = False  # this process reads here no more, and tells nothing
         self._next = 0  # the number of the next item to come
         self._limit = 0  # the credit that the node has
+        self._told_listening = False
         self._told_waiting = 0  # callers that, as the node sees it, still wait
         self._told_started = 0  # it takes the items below this for started
         self._eager = False  # the node waits for news of what it delivered: it is delivered alone
@@ -116,7 +118,7 @@ class Reader:
                 numbers.append(self.ready.pop()[0])
             except IndexError:
                 break
-        self._limit = self._next + self.waiting
+        self._limit = self._next + self._needs
         self.low = 0
         self._owes = False
         if not self.kind.pushed:
@@ -135,7 +137,7 @@ class Reader:
     def idle(self, session: Session, now: float) -> bool:
         """If no caller has come in `IDLE` seconds, give back what is ready and tell how far this reader is; return
         whether there is more to do of this kind later."""
-        gives = bool(self.ready) and not (self.giving or self.kind.pushed or self.waiting)
+        gives = bool(self.ready) and not (self.giving or self.kind.pushed or self._needs)
         behind = self._started() != self._reported
         if now > self.fresh_until + IDLE:
             if gives:
@@ -147,9 +149,9 @@ class Reader:
         return gives or behind
 
     def give_back(self, session: Session, now: float) -> None:
-        """Give back what is ready and what is on its way, unless a caller waits: let the node recall it, for only the
-        node's word comes after all that it has sent, and what came later would be taken by others first."""
-        if self.attached and not (self.giving or self.kind.pushed or self.waiting):
+        """Give back what is ready and what is on its way, unless it is for somebody: let the node recall it, for only
+        the node's word comes after all that it has sent, and what came later would be taken by others first."""
+        if self.attached and not (self.giving or self.kind.pushed or self._needs):
             self.giving = True
             session.send(Frame(RECALL, self.channel), now)
 
@@ -263,7 +265,7 @@ class Reader:
     def leave(self, session: Session, now: float) -> None:
         """This process reads here no more: what callers got is finished, or, if it was to be reported done, given back
         with the rest."""
-        self.waiting = 0
+        self.waiting, self.listening = 0, False
         if not self.kind.joins:
             for caller in [each for each in self.held if not isinstance(each, Holder)]:
                 self.let_go(caller)
@@ -287,8 +289,12 @@ class Reader:
         self.low = 0
         if self.kind.pushed:
             self._ask_pushed(session, now)
-        elif self._limit < self._next + self.waiting or self._told_waiting != self.waiting:
-            self._limit = self._next + max(self._ahead, self.waiting, wanted)
+        elif (
+            self._limit < self._next + self._needs
+            or self._told_waiting != self.waiting
+            or self._told_listening != self.listening
+        ):
+            self._limit = self._next + max(self._ahead, self._needs, wanted)
             self._report(session, now)
 
     def ask_ahead(self, session: Session, now: float) -> None:
@@ -311,9 +317,9 @@ class Reader:
 
     def cancel(self, session: Session, now: float) -> None:
         """A caller waits no more. The last one takes the credit back; what is on its way is for the next caller."""
-        if self._told_waiting > self.waiting:
+        if self._told_waiting > self.waiting or self._told_listening > self.listening:
             if not self.kind.pushed and not self.waiting and not self.ready:
-                self._limit = self._next
+                self._limit = self._next + self._needs
             self._report(session, now)
         elif self.ready and self.ready[0][0] < self._told_started:
             self._report(session, now)
@@ -325,6 +331,11 @@ class Reader:
     def progress_later(self, session: Session, now: float) -> bool:
         """Tell it soon, for all that happens until then; return whether that is news."""
         return not self._left and session.later(self, now + PROGRESS, partial(self._report, session))
+
+    @property
+    def _needs(self) -> int:
+        """How many items there is somebody for."""
+        return max(self.waiting, self.listening)
 
     @property
     def _used(self) -> int:
@@ -371,6 +382,7 @@ class Reader:
         if started + begun < self._told_started and not self.kind.keeps:
             self._owes, self.low = True, len(self.ready) + 1
         self._told_waiting = self.waiting - begun
+        self._told_listening = self.listening
         self._told_started = started + begun
         self._reported = started
         self.attached = True
@@ -379,7 +391,7 @@ class Reader:
         session.forget(self)
         if len(self.earlier) >= self._prune_at:
             self._forget_finished(started, held)
-        frame = Frame(READY, self.channel, pack_ready(Ready(self._limit, started, self.waiting, held)))
+        frame = Frame(READY, self.channel, pack_ready(Ready(self._limit, started, self.waiting, held, self.listening)))
         if not session.replace(self._report_number, frame):
             self._report_number = session.send(frame, now)
         self.fresh_until = now + FRESH

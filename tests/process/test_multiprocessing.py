@@ -481,3 +481,23 @@ def test_each_direction_has_the_error_of_multiprocessing() -> None:
         assert isinstance(raised.value, OSError) == (end == "write")
         assert end == "read" or raised.value.errno == errno.EPIPE  # type: ignore[attr-defined]
         left.close()
+
+
+def get_and_tell(q: Any, told: Any, waits: bool) -> None:
+    if waits:
+        assert wait([q], PATIENCE) == [q]
+    told.put(q.get(timeout=PATIENCE))
+
+
+@every_method
+@pytest.mark.parametrize("waits", [False, True], ids=["get", "wait"])
+def test_who_waited_for_a_queue_once_takes_no_item_away_from_others(crew: Crew, waits: bool) -> None:
+    with Queue[str]() as q, SimpleQueue[str]() as told:
+        assert wait([q], 0) == []
+        process = crew.start(get_and_tell, q, told, waits)
+        q.put("item")
+        assert told.get(timeout=PATIENCE) == "item"
+        crew.finish(process)
+        q.put("mine")
+        assert wait([q], PATIENCE) == [q]
+        assert q.get(timeout=PATIENCE) == "mine"

@@ -15,7 +15,7 @@ from fiberq.protocol.batch import Run
 from fiberq.protocol.device import IN_COMPANY, Device, Key, Memory
 from fiberq.protocol.frames import DELIVER, RECALL, TAKEN, Frame, Items, Ready, read_deliver, read_ranges, split
 from fiberq.protocol.kinds import Kind
-from fiberq.protocol.pull import RECALL_AFTER, RECALL_PATIENCE, PullDevice
+from fiberq.protocol.pull import LONGEST_ROUND, RECALL_AFTER, RECALL_PATIENCE, PullDevice
 from fiberq.protocol.push import PushDevice
 
 settings.register_profile("steady", deadline=None)  # a loaded machine is no failure
@@ -44,9 +44,14 @@ class Peer:
         self.said = 0  # what this said that it had started
         self.limit = 0
         self.waiting = 0
+        self.listening = False
         self.recalled = False
         self.away = False
         self.lone = False  # the last delivery was a suspect's
+
+    @property
+    def needs(self) -> int:
+        return max(self.waiting, self.listening)
 
     def unstarted(self) -> list[int]:
         return [number for number in self.items if number >= self.started]
@@ -94,9 +99,9 @@ class DeviceMachine(RuleBasedStateMachine):
         if alone:
             assert len(got) == 1, "a suspect had company"
             ahead = [number for number in peer.items if number >= peer.told]
-            assert not peer.items or (peer.waiting and not ahead), "a suspect came behind something else"
+            assert not peer.items or (peer.needs and not ahead), "a suspect came behind something else"
             assert redelivered
-        assert not peer.lone or not peer.items or peer.waiting, "something came to a reader that has a suspect"
+        assert not peer.lone or not peer.items or peer.needs, "something came to a reader that has a suspect"
         peer.lone = bool(alone) and not peer.items
         for item in map(bytes, got):
             peer.items[peer.next] = item
@@ -134,8 +139,14 @@ class DeviceMachine(RuleBasedStateMachine):
         self.device.ready(self.keys, Ready(0, 0, 0), self.now)
 
     @precondition(lambda self: self.peers)
-    @rule(data=st.data(), start=st.integers(0, 9), more=st.integers(0, 6), waiting=st.integers(0, 2))
-    def ready(self, data: Any, start: int, more: int, waiting: int) -> None:
+    @rule(
+        data=st.data(),
+        start=st.integers(0, 9),
+        more=st.integers(0, 6),
+        waiting=st.integers(0, 2),
+        listening=st.booleans(),
+    )
+    def ready(self, data: Any, start: int, more: int, waiting: int, listening: bool) -> None:
         key = data.draw(st.sampled_from(list(self.peers)))
         peer = self.peers[key]
         if peer.away:
@@ -151,9 +162,9 @@ class DeviceMachine(RuleBasedStateMachine):
                 held.append((number, number + 1))
             else:
                 self.finished.add(peer.items.pop(number))
-        peer.limit, peer.waiting = peer.next + more, waiting
+        peer.limit, peer.waiting, peer.listening = peer.next + more, waiting, listening
         peer.told = peer.said = peer.started
-        self.device.ready(key, Ready(peer.limit, peer.started, waiting, held), self.now)
+        self.device.ready(key, Ready(peer.limit, peer.started, waiting, held, listening), self.now)
 
     @precondition(lambda self: self.peers)
     @rule(data=st.data())
@@ -325,7 +336,7 @@ class DeviceMachine(RuleBasedStateMachine):
             if isinstance(self.device, PushDevice):
                 mine = [item for run in self.device.readers[key].queue for item in _contents(run)]
             able = peer.limit > peer.next and not (peer.away or peer.recalled or peer.items)
-            if able and (peer.waiting or isinstance(self.device, PushDevice)):
+            if able and (peer.needs or isinstance(self.device, PushDevice)):
                 assert not mine, "an idle reader with credit got nothing"
 
     def teardown(self) -> None:
@@ -535,6 +546,38 @@ def test_a_clean_end_condemns_nothing() -> None:
     desk.device.ready("killed", Ready(1, 0, 1), 0.0)
     desk.device.lost("killed", 0.0)
     assert len(desk.device.dead_letters) == 1
+
+
+def test_an_item_for_which_nobody_comes_goes_round_more_and_more_slowly() -> None:
+    desk, now = Desk(PullDevice), 0.0
+    for key in ("a", "b"):
+        desk.device.ready(key, Ready(1, 0, 0, (), True), now)
+    desk.put(b"item")
+    stays = []
+    for number in range(20):
+        holder = desk.deliveries[-1][0]
+        assert desk.device.alarm is not None
+        stays.append(desk.device.alarm - now)
+        now = desk.device.alarm
+        desk.device.tick(now)
+        assert desk.recalls[-1] == holder
+        first = desk.device.readers[holder].next - 1
+        desk.device.returned(holder, [(first, first + 1)], now)
+        desk.device.ready(holder, Ready(first + 2, first + 1, 0, (), True), now)
+        assert len(desk.deliveries) == number + 2
+        assert desk.deliveries[-1][0] != holder
+    assert stays[0] == pytest.approx(RECALL_AFTER)
+    assert stays[-1] == pytest.approx(LONGEST_ROUND)
+    desk.device.ready("waits", Ready(1, 0, 1), now)
+    assert desk.device.alarm == pytest.approx(now + RECALL_AFTER)
+
+
+def test_what_the_only_one_who_listens_was_sent_stays_there() -> None:
+    desk = Desk(PullDevice)
+    desk.device.ready("a", Ready(1, 0, 0, (), True), 0.0)
+    desk.put(b"item")
+    assert desk.got == {"a": [b"item"]}
+    assert desk.device.alarm is None
 
 
 def test_another_thread_gets_items_while_one_holds_a_suspect() -> None:
