@@ -55,10 +55,10 @@ class PullDevice(Device):
         return runs
 
     def ready(self, key: Key, report: Ready, now: float) -> None:
-        reader = self.readers.get(key)
-        if reader is not None and report.started > reader.told:
-            self._round = RECALL_AFTER
+        before = self.finished
         super().ready(key, report, now)
+        if self.finished > before:
+            self._round = RECALL_AFTER
 
     def tick(self, now: float) -> None:
         for reader in list(self._ahead.values()):
