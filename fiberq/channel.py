@@ -98,6 +98,8 @@ class Channel:
         self._reader: Reader | None = None
         self._rings = False  # it asked for a descriptor
         self._attempt: _Attempt | None = None  # to attach, which somebody waited for
+        if token is not None and (link := known(endpoint)):
+            link.arrived(token)
 
     @classmethod
     def create(

@@ -65,7 +65,19 @@ MAX_UNDER_WAY: Final = 32
 """Frames of one writer that are under way, because reports follow each other faster than the node takes in results,
 before `put` waits."""
 
-_NOBODY, _IO, _CALLER = 0, 1, 2
+STALE: Final = 2 * HEARTBEAT
+"""Seconds after which a caller that drives, and does not look at anything, is taken for stopped or interrupted."""
+
+
+class _Driver:
+    """A caller that polls the socket, and what it waits for news of."""
+
+    __slots__ = ("since", "target", "thread")
+
+    def __init__(self, target: object, now: float) -> None:
+        self.target = target
+        self.thread = threading.get_ident()
+        self.since = now
 
 
 class _Parked:
@@ -97,10 +109,10 @@ class Link:
         self._lock = ShieldedLock()
         self._grace = self.address.scheme != "ipc"
         self._client = Client(os.urandom(16).hex(), self._grace)
-        self._driver = _NOBODY
+        self._driver: _Driver | None = None  # the caller that drives
+        self._io_drives = False
+        self._polling: list[_Driver] = []  # who polls: the driver, and who was taken for stopped
         self._drove_at = 0.0  # when a caller last drove
-        self._claimed_at = 0.0  # when the driver began to poll
-        self._driving: object = None  # what the caller that polls waits for news of
         self._parked: dict[object, list[_Parked]] = {}
         self._io_parked = threading.Lock()
         self._io_parked.acquire()
@@ -108,10 +120,12 @@ class Link:
         self._io_rests = False  # it waits for more than a lull
         self._io_wakeup = Wakeup()
         self._caller_wakeup = Wakeup()
+        self._pollers: list[select.poll] = []  # for callers, which nobody uses now
         self._down = False
         self._closed = False
         self._dropped: deque[tuple[int, str, Reader | None]] = deque()  # holds whose last handle was garbage collected
         self._unused: deque[str] = deque()  # tokens of handles that came in items and were garbage collected
+        self._arrived: deque[str] = deque()  # tokens of handles that came in items
         self._handles: dict[tuple[int, str], int] = {}
         self._opening: list[tuple[int, str]] = []  # what the node is being asked for: not to be released meanwhile
         self._flights: dict[str, Lifeline] = {}  # of children that were given handles, by token
@@ -122,7 +136,6 @@ class Link:
         self._on_end = on_end
         self._socket = self._connect(config.connect_timeout)
         try:
-            self._poller = self._make_poller(self._caller_wakeup)
             self._greet(time.monotonic() + config.connect_timeout)
         except BaseException:
             self._socket.close()
@@ -208,6 +221,11 @@ class Link:
         """A handle that came under `token` is gone, and was never used; safe in a destructor."""
         self._unused.append(token)
 
+    def arrived(self, token: str) -> None:
+        """A handle has come under `token`, which is not used yet; neither blocks nor locks."""
+        self._arrived.append(token)
+        self._hurry_io_thread()
+
     def collect(self) -> None:
         """Begin to release what was let go of; never blocks."""
         with self._lock:
@@ -232,17 +250,18 @@ class Link:
         except (NodeError, ClosedError):
             pass  # then there is nothing left to let go of
 
-    def fly(self, token: str, holds: list[tuple[int, str]], lifeline: Lifeline | None) -> None:
-        """Announce handles that are on their way to a process which is starting, or, without a lifeline, in an item."""
+    def fly(self, token: str, holds: list[tuple[int, str]], lifeline: Lifeline | None, once: bool = False) -> None:
+        """Announce handles that are on their way to a process which is starting, or, without a lifeline, in an item.
+        Who dies with an item that is delivered only `once` takes them with it."""
         with self._lock:
             self._check()
             if lifeline is not None:
                 self._flights[token] = lifeline
-            self._announce(token, holds, time.monotonic())
+            self._announce(token, holds, once, time.monotonic())
             self._transmit(time.monotonic())
 
-    def _announce(self, token: str, holds: list[tuple[int, str]], now: float) -> None:
-        self._client.tell(now, op="flight", token=token, holds=holds)
+    def _announce(self, token: str, holds: list[tuple[int, str]], once: bool, now: float) -> None:
+        self._client.tell(now, op="flight", token=token, holds=holds, once=once)
 
     def holds(self) -> list[tuple[int, str]]:
         return [key for key, handles in list(self._handles.items()) if handles > 0]
@@ -280,7 +299,7 @@ class Link:
             return False
         for flight in flights:
             if flight.link is not self:
-                flight.link.fly(flight.token, flight.holds, None)
+                flight.link.fly(flight.token, flight.holds, None, not writer.kind.keeps)
         if writer.permits is None:
             with self._lock:
                 self._add(writer, item, flights, time.monotonic())
@@ -314,7 +333,7 @@ class Link:
         self._check(writer)
         for flight in flights:
             if flight.link is self:
-                self._announce(flight.token, flight.holds, now)
+                self._announce(flight.token, flight.holds, not writer.kind.keeps, now)
         writer.items.append(item)
         size = size_of(item)
         if size >= SMALL:
@@ -619,7 +638,7 @@ class Link:
             ):
                 reader.ask(self._client.session, now)
                 self._transmit(now)
-            if self._driver == _NOBODY:
+            if self._nobody_drives:
                 self._io_urgent = True
                 self._wake_io_thread()
 
@@ -847,14 +866,16 @@ class Link:
 
         Returns `None` once `deadline` has passed, after one last call.
         """
-        late = drove = False
+        late = False
+        mine: _Driver | None = None
         parked = None
         try:
             while True:
                 with self._lock:
                     now = time.monotonic()
-                    if drove:
-                        self._stop_driving(now)
+                    if mine is not None:
+                        self._stop_driving(mine, now)
+                        mine = None
                     if parked is not None:
                         self._unpark(parked, target)
                         parked = None
@@ -869,9 +890,9 @@ class Link:
                     if result is not None or late or left <= 0:
                         self._hand_over()
                         return result
-                    drove = self._driver != _CALLER or now - self._claimed_at > 2 * HEARTBEAT
-                    if drove:
-                        self._drive(now, target)
+                    if self._may_drive(now):
+                        mine = _Driver(target, now)
+                        self._drive(mine)
                     else:
                         parked = _Parked()
                         self._parked.setdefault(target, []).append(parked)
@@ -883,30 +904,47 @@ class Link:
                 late = deadline is not None and time.monotonic() >= deadline
         except BaseException:  # an error, or Ctrl-C: somebody else must drive now
             with self._lock:
-                if drove and self._driver == _CALLER:
-                    self._stop_driving(time.monotonic())
+                if mine is not None:
+                    self._stop_driving(mine, time.monotonic())
                 if parked is not None:
                     self._unpark(parked, target)
                 self._hand_over()
             raise
 
-    def _drive(self, now: float, target: object) -> None:
-        if self._driver == _IO:
-            self._io_wakeup.set()
-        self._driver = _CALLER
-        self._driving = target
-        self._claimed_at = now
+    @property
+    def _nobody_drives(self) -> bool:
+        return self._driver is None and not self._io_drives
 
-    def _stop_driving(self, now: float) -> None:
-        self._driver = _NOBODY
-        self._driving = None
-        self._drove_at = now
+    def _may_drive(self, now: float) -> bool:
+        """Whether no other caller drives, but for one that was stopped, or whose thread runs a signal's handler now."""
+        driver = self._driver
+        return driver is None or now - driver.since > STALE or driver.thread == threading.get_ident()
+
+    def _drive(self, driver: _Driver) -> None:
+        if self._io_drives:
+            self._io_drives = False
+            self._io_wakeup.set()
+        self._driver = driver
+        self._polling.append(driver)
+
+    def _stop_driving(self, driver: _Driver, now: float) -> None:
+        if driver in self._polling:
+            self._polling.remove(driver)
+        if self._driver is driver:
+            self._driver = None
+            self._drove_at = now
 
     def _poll(self, left: float) -> None:
         """Wait for the socket; called by the thread that drives."""
-        for descriptor, _ in self._poller.poll(ceil(left * 1000)):
+        pollers = self._pollers
+        try:
+            poller = pollers.pop()  # one that nobody uses: a poll object serves one thread at a time
+        except IndexError:
+            poller = self._make_poller(self._caller_wakeup)
+        for descriptor, _ in poller.poll(ceil(left * 1000)):
             if descriptor == self._caller_wakeup.fileno():
                 self._caller_wakeup.clear()
+        pollers.append(poller)
 
     def _unpark(self, parked: _Parked, target: object) -> None:
         waiters = self._parked.get(target, [])
@@ -917,7 +955,7 @@ class Link:
 
     def _hand_over(self) -> None:
         """The caller stops waiting: see that somebody drives."""
-        if self._driver == _NOBODY:
+        if self._nobody_drives:
             for waiters in self._parked.values():
                 waiters[0].wake()
                 return
@@ -929,22 +967,23 @@ class Link:
         for target in changed:
             if target in self._bells:
                 self._ring(target)
-            if target is self._driving:  # another thread took from the socket what the driver polls for
-                self._caller_wakeup.set()
+            for driver in self._polling:
+                if driver.target is target:  # another thread took from the socket what that one polls for
+                    self._caller_wakeup.set()
             for parked in self._parked.get(target, ()):
                 parked.wake()
 
     def _io_needed(self, writer: Writer) -> None:
         """Items have gathered and nobody drives: let the I/O thread wait for the acknowledgement."""
-        if (writer.items or writer.full) and self._driver == _NOBODY:
+        if (writer.items or writer.full) and self._nobody_drives:
             self._io_urgent = True
             self._wake_io_thread()
 
     def _hurry_io_thread(self) -> None:
         """Something is due before the I/O thread means to look again, if it is to look at all."""
-        if self._driver == _IO:
+        if self._io_drives:
             self._io_wakeup.set()
-        elif self._driver == _CALLER:
+        elif self._driver is not None:
             self._caller_wakeup.set()
         else:
             self._wake_io_thread()
@@ -966,12 +1005,12 @@ class Link:
                 if self._closed or self.error:
                     return
                 now = time.monotonic()
-                if self._driver == _IO:
-                    self._driver = _NOBODY
+                if self._io_drives:
+                    self._io_drives = False
                     self._io_wakeup.clear()
-                elif self._driver == _CALLER and now - self._claimed_at > 2 * HEARTBEAT:
-                    self._stop_driving(now)  # it was interrupted, and did not come to say so
-                if self._driver != _CALLER:
+                elif self._driver is not None and now - self._driver.since > STALE:
+                    self._driver = None  # it was interrupted, and did not come to say so
+                if self._driver is None:
                     self._receive(now)
                 self._collect(now)
                 pause = LULL if self._client.idle(now) else HEARTBEAT
@@ -980,12 +1019,12 @@ class Link:
                 self._transmit(now)
                 self._notify()
                 down = self._down
-                mine = self._driver == _NOBODY and not down and (self._io_urgent or now - self._drove_at >= LULL)
+                mine = self._driver is None and not down and (self._io_urgent or now - self._drove_at >= LULL)
                 self._io_urgent = False
                 if mine:
-                    self._driver = _IO
+                    self._io_drives = True
                     timeout = min(pause, max(0.0, self._client.session.due() - now))
-                elif self._driver == _NOBODY:
+                elif self._driver is None:
                     timeout = LULL
                 else:
                     timeout = pause
@@ -1039,6 +1078,7 @@ class Link:
             self._die(self._gone(error))
             return
         self._down = True
+        self._pollers = []  # callers wait for the next connection, and do not look at this one
         self._wake_everybody()
 
     def _gone(self, error: Exception) -> str:
@@ -1101,6 +1141,8 @@ class Link:
 
     def _collect(self, now: float) -> None:
         """Release what handles let go of."""
+        while self._arrived:
+            self._client.tell(now, op="arrived", token=self._arrived.popleft())
         while self._unused:
             self._client.tell(now, op="unused", token=self._unused.popleft())
         for _ in range(len(self._dropped)):
@@ -1155,7 +1197,8 @@ class Link:
 
     def _make_poller(self, wakeup: Wakeup) -> select.poll:
         poller = select.poll()
-        poller.register(self._socket.fileno(), select.POLLIN)
+        if not self._down:
+            poller.register(self._socket.fileno(), select.POLLIN)
         poller.register(wakeup.fileno(), select.POLLIN)
         return poller
 
@@ -1196,8 +1239,8 @@ class Link:
             pause = min(2 * pause, 0.1)
         with self._lock:
             self._socket = socket
-            self._poller = self._make_poller(self._caller_wakeup)
             self._down = False
+            self._pollers = []
             self._client.hello()
             self._transmit(time.monotonic())
             self._wake_everybody()

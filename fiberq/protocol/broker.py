@@ -123,6 +123,7 @@ class Broker:
         self._alarms: dict[int, Device] = {}
         self._paused: dict[tuple[Member, int], None] = {}  # writers, by process and channel
         self._early: dict[str, None] = {}  # tokens that were claimed before their flight was announced
+        self._once: set[str] = set()  # tokens that go with whoever got them: their item is never redelivered
         self._out: list[tuple[Hashable, tuple[Buffer, ...]]] = []
         self._surveys: dict[int, Survey] = {}
         self._survey_count = 0
@@ -421,6 +422,8 @@ class Broker:
         if self._early.pop(token, self) is None:
             return  # who it was for holds it already, or has let go of it since
         member.flights[token] = holds
+        if request.get("once"):
+            self._once.add(token)
         for number, sides in holds.items():
             if number in self._channels:
                 self._channels[number].holders[token] = sides
@@ -431,6 +434,15 @@ class Broker:
         holds = member.flights.pop(token, None)
         if holds is not None:
             self._land(holds, token)
+
+    def _arrived(self, member: Member, request: dict[str, Any]) -> None:
+        """A handle in flight has come to a process that has not used it yet."""
+        token = str(request["token"])
+        if token in self._once:
+            self._once.discard(token)
+            owner = next((each for each in self._members.values() if token in each.flights), member)
+            if owner is not member:
+                member.flights[token] = owner.flights.pop(token)
 
     def _unused(self, _: Member, request: dict[str, Any]) -> None:
         """A handle in flight has come to a process that dropped it without having used it."""
@@ -679,6 +691,7 @@ class Broker:
             self._check(number, channel)
 
     def _land(self, holds: dict[int, str], token: str) -> None:
+        self._once.discard(token)
         for number in holds:
             channel = self._channels.get(number)
             if channel is not None:
@@ -750,6 +763,7 @@ _OPERATIONS: Final[dict[str, Any]] = {
     "open": Broker._open,
     "flight": Broker._flight,
     "landed": Broker._landed,
+    "arrived": Broker._arrived,
     "unused": Broker._unused,
     "inherit": Broker._inherit,
     "stat": Broker._stat,

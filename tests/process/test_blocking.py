@@ -323,7 +323,12 @@ class Joining:
         self._thread = threading.Thread(target=self._join)
         self._thread.start()
         link = q._channel.attach()
-        until(lambda: any(type(target).__name__ == "Request" for target in [*link._parked, link._driving]))
+        until(
+            lambda: any(
+                type(target).__name__ == "Request"
+                for target in [*link._parked, *(each.target for each in link._polling)]
+            )
+        )
 
     def _join(self) -> None:
         try:

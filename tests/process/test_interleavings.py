@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from support import PATIENCE, Crew, Program, every_method, until
 
-from fiberq import JoinableQueue, Queue, SimpleQueue, SimpleQueuePull, SimpleQueuePush
+from fiberq import JoinableQueue, Pipe, Queue, SimpleQueue, SimpleQueuePull, SimpleQueuePush
 from fiberq.channel import Channel
 from fiberq.errors import ClosedError, FiberqError, HandleError
 from fiberq.link import Link
@@ -247,6 +247,91 @@ def test_a_thread_that_has_what_killed_another_process_does_not_starve_its_neigh
         got: list[str] = []
         run(lambda: got.append(q.get(timeout=PATIENCE)))
         assert got == ["next"]
+
+
+def receive_and_stay(receiver: Any, told: Any) -> None:
+    kept = receiver.recv()
+    told.put("received", sync=True)
+    signal.pause()
+    del kept
+
+
+@every_method
+def test_a_handle_dies_with_the_process_that_received_it_and_did_not_use_it(crew: Crew) -> None:
+    near, far = Pipe()
+    left, right = Pipe()
+    with SimpleQueue[str]() as told:
+        process = crew.start(receive_and_stay, far, told)
+        near.send(right)
+        right.close()
+        assert told.get(timeout=PATIENCE) == "received"
+        link = left._reading().attach()
+        until(lambda: not left.poll(0.05) and link.question(op="stat", channel=near._writing().number)["readers"])
+        crew.kill(process)
+        with pytest.raises(EOFError):
+            left.recv()
+        for each in (near, far, left):
+            each.close()
+
+
+@pytest.mark.parametrize("how", ["the interpreter's lock is held", "the process is stopped"])
+def test_threads_go_on_after_none_of_them_could_run(program: type[Program], how: str) -> None:
+    running = program(f"""
+import ctypes, os, subprocess, threading, time
+from fiberq import Queue
+
+q = Queue()
+errors, got = [], []
+
+def work():
+    try:
+        while (item := q.get()) is not None:
+            got.append(item)
+    except BaseException as error:
+        errors.append(error)
+
+threads = [threading.Thread(target=work) for _ in range(4)]
+for thread in threads:
+    thread.start()
+for number in range(3):
+    if "stopped" in {how!r}:
+        subprocess.run(["sh", "-c", f"(kill -STOP {{os.getpid()}}; sleep 2.2; kill -CONT {{os.getpid()}}) &"])
+        time.sleep(0.5)
+    else:
+        ctypes.PyDLL(None).usleep(2_200_000)  # which keeps the lock
+    time.sleep(0.1)
+    q.put(number)
+for _ in threads:
+    q.put(None)
+for thread in threads:
+    thread.join(10)
+print(errors, sorted(got), flush=True)
+""")
+    assert running.read(3 * PATIENCE) == "[] [0, 1, 2]"
+    running.wait()
+
+
+def test_a_handler_asks_the_node_while_its_own_thread_waits(program: type[Program]) -> None:
+    running = program("""
+import signal, time
+from fiberq import Queue
+
+q, other = Queue(), Queue()
+other.put(1, sync=True)
+
+def handler(*_):
+    started = time.monotonic()
+    print(other.qsize(), other.get(), other.put(2, sync=True), time.monotonic() - started < 0.5, flush=True)
+    q.put("for the one who waits", sync=True)
+
+signal.signal(signal.SIGALRM, handler)
+signal.setitimer(signal.ITIMER_REAL, 0.2)
+started = time.monotonic()
+print(q.get(timeout=8), time.monotonic() - started < 0.8, flush=True)
+""")
+    assert running.read() == "1 1 None True"
+    assert running.read() == "for the one who waits True"
+    running.wait()
 
 
 class ClosesAQueue:
