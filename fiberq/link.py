@@ -31,6 +31,7 @@ from fiberq.errors import (
     ProtocolError,
     ReadEnded,
     ShutDown,
+    TransportError,
     WriteEnded,
 )
 from fiberq.lifeline import Lifeline
@@ -64,6 +65,12 @@ MAX_GATHERED_BYTES: Final = 16 << 20
 MAX_UNDER_WAY: Final = 32
 """Frames of one writer that are under way, because reports follow each other faster than the node takes in results,
 before `put` waits."""
+
+REFUSALS: Final = 1.0
+"""Seconds for which a connection over a network is tried again although it is refused, or breaks at once."""
+
+RETRY: Final = 0.01
+"""Seconds before the second attempt to connect."""
 
 STALE: Final = 2 * HEARTBEAT
 """Seconds after which a caller that drives, and does not look at anything, is taken for stopped or interrupted."""
@@ -134,12 +141,7 @@ class Link:
         self._polled: dict[Reader, int] = {}  # the handles that asked for a reader's bell
         self._transport = transport
         self._on_end = on_end
-        self._socket = self._connect(config.connect_timeout)
-        try:
-            self._greet(time.monotonic() + config.connect_timeout)
-        except BaseException:
-            self._socket.close()
-            raise
+        self._meet()
         self._thread = threading.Thread(target=self._io_main, name="fiberq I/O", daemon=True)
         self._thread.start()
 
@@ -1202,6 +1204,26 @@ class Link:
         poller.register(wakeup.fileno(), select.POLLIN)
         return poller
 
+    def _meet(self) -> None:
+        """Connect and greet the node; again, where a network is between, if the connection broke amid the greeting."""
+        deadline = time.monotonic() + config.connect_timeout
+        patience_ends = min(deadline, time.monotonic() + REFUSALS)
+        while True:
+            self._socket = self._connect(max(0.0, deadline - time.monotonic()))
+            try:
+                self._greet(time.monotonic() + config.connect_timeout)
+                return
+            except ConnectError as error:
+                self._socket.close()
+                broke = isinstance(error.__cause__, ConnectionLost)
+                if not (self._grace and broke and time.monotonic() < patience_ends):
+                    raise
+            except BaseException:
+                self._socket.close()
+                raise
+            self._client.session.disconnect()
+            time.sleep(RETRY)
+
     def _greet(self, deadline: float) -> None:
         """Say hello and wait for the welcome; the only time that a thread waits with nobody else about."""
         client = self._client
@@ -1221,22 +1243,27 @@ class Link:
         self._transmit(time.monotonic())
 
     def _reconnect(self) -> None:
-        """Connect again, within `config.reconnect_timeout` seconds of silence or one second of refusals."""
+        """Connect again, within `config.reconnect_timeout` seconds of silence or `REFUSALS` seconds of refusals."""
         self._socket.close()
-        now = time.monotonic()
-        deadline, refused = now + config.reconnect_timeout, now + 1.0
-        pause = 0.01
+        began = time.monotonic()
+        deadline, refused_since = began + config.reconnect_timeout, began
+        pause = RETRY
         while True:
             try:
-                socket = self._connect(max(0.05, deadline - time.monotonic()))
+                socket = self._connect(max(0.05, deadline - began))
                 break
-            except ConnectError as error:
-                if time.monotonic() >= min(refused, deadline) or self._closed:
+            except Exception as error:
+                now = time.monotonic()
+                if now - began > REFUSALS:
+                    refused_since = now  # this was silence
+                known = isinstance(error, TransportError)
+                if not known or self._closed or now >= deadline or now - refused_since >= REFUSALS:
                     with self._lock:
                         self._die(self._gone(error))
                     return
             time.sleep(pause)
             pause = min(2 * pause, 0.1)
+            began = time.monotonic()
         with self._lock:
             self._socket = socket
             self._down = False
