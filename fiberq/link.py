@@ -252,18 +252,24 @@ class Link:
         except (NodeError, ClosedError):
             pass  # then there is nothing left to let go of
 
-    def fly(self, token: str, holds: list[tuple[int, str]], lifeline: Lifeline | None, once: bool = False) -> None:
-        """Announce handles that are on their way to a process which is starting, or, without a lifeline, in an item.
-        Who dies with an item that is delivered only `once` takes them with it."""
+    def fly(
+        self,
+        token: str,
+        holds: list[tuple[int, str]],
+        lifeline: Lifeline | None = None,
+        within: int | None = None,
+    ) -> None:
+        """Announce handles that are on their way: to a process which is starting and whose end `lifeline` tells, or in
+        an item that is put into the channel `within`."""
         with self._lock:
             self._check()
             if lifeline is not None:
                 self._flights[token] = lifeline
-            self._announce(token, holds, once, time.monotonic())
+            self._announce(token, holds, within, time.monotonic())
             self._transmit(time.monotonic())
 
-    def _announce(self, token: str, holds: list[tuple[int, str]], once: bool, now: float) -> None:
-        self._client.tell(now, op="flight", token=token, holds=holds, once=once)
+    def _announce(self, token: str, holds: list[tuple[int, str]], within: int | None, now: float) -> None:
+        self._client.tell(now, op="flight", token=token, holds=holds, within=within)
 
     def holds(self) -> list[tuple[int, str]]:
         return [key for key, handles in list(self._handles.items()) if handles > 0]
@@ -301,7 +307,7 @@ class Link:
             return False
         for flight in flights:
             if flight.link is not self:
-                flight.link.fly(flight.token, flight.holds, None, not writer.kind.keeps)
+                flight.link.fly(flight.token, flight.holds)  # another node knows nothing of the item
         if writer.permits is None:
             with self._lock:
                 self._add(writer, item, flights, time.monotonic())
@@ -335,7 +341,7 @@ class Link:
         self._check(writer)
         for flight in flights:
             if flight.link is self:
-                self._announce(flight.token, flight.holds, not writer.kind.keeps, now)
+                self._announce(flight.token, flight.holds, writer.channel, now)
         writer.items.append(item)
         size = size_of(item)
         if size >= SMALL:

@@ -27,7 +27,7 @@ _BOOT = (
     "from fiberq.node import main; main(settings)"
 )
 
-_lock = threading.Lock()
+_lock = threading.RLock()  # which knows its owner
 _started: dict[str, _Started] = {}
 
 
@@ -54,6 +54,8 @@ def endpoint() -> Endpoint:
     target = resolve(config.transport)
     if config.node is not None:
         return Endpoint(target, parse(config.node).node)
+    if _lock._is_owned():  # type: ignore[attr-defined]
+        raise RuntimeError("a signal's handler makes a queue while its thread is starting the node")
     with _lock:
         known = inherit.get("tree", {}).get(target)
         return Endpoint(target, known) if known else _start(target)
@@ -165,7 +167,7 @@ def _at_exit() -> None:
 
 def _after_fork() -> None:
     global _lock
-    _lock = threading.Lock()
+    _lock = threading.RLock()
     for started in _started.values():
         started.process.returncode = 0  # the parent's to wait for
     _started.clear()

@@ -43,6 +43,9 @@ MAX_SURVEYS: Final = 64
 MAX_JOINS: Final = 1000
 """Threads of one process that wait for the same tasks."""
 
+ASK_AGAIN: Final = 1.0
+"""Seconds after which a peer that has said no hello is asked for it again."""
+
 MAX_REASON: Final = 1000
 """Characters that are kept of why an item failed."""
 
@@ -78,6 +81,7 @@ class Channel:
         self.holders: dict[object, str] = {}  # members and tokens
         self.told: set[tuple[Member, str]] = set()  # who knows that this side of it ended
         self.joins: list[tuple[Member, Any]] = []  # who waits until all items are finished, and the request's id
+        self.cargo: dict[str, None] = {}  # tokens of the handles in flight that are in its items
         self.shut = ""  # why nothing more is to be put: "shut", or "dropped" with what was there
         self.sealed = False  # and all who put know that
 
@@ -123,7 +127,9 @@ class Broker:
         self._alarms: dict[int, Device] = {}
         self._paused: dict[tuple[Member, int], None] = {}  # writers, by process and channel
         self._early: dict[str, None] = {}  # tokens that were claimed before their flight was announced
-        self._once: set[str] = set()  # tokens that go with whoever got them: their item is never redelivered
+        self._cargo: dict[str, Channel] = {}  # what the items are in that hold handles in flight, by token
+        self._unloading: list[Channel] = []  # their items are gone
+        self._strangers: dict[Hashable, float] = {}  # when a peer was last asked to say hello
         self._out: list[tuple[Hashable, tuple[Buffer, ...]]] = []
         self._surveys: dict[int, Survey] = {}
         self._survey_count = 0
@@ -141,7 +147,7 @@ class Broker:
             if received.kind == frames.HELLO:
                 self._hello(peer, read_json(received.body))
             elif member is None:
-                self._aside(peer, Frame(frames.HELLO_FIRST))
+                self._ask_hello(peer)
             else:
                 self._received(member, received)
         except Exception as error:  # whatever a client sends, it harms nobody but itself
@@ -154,9 +160,16 @@ class Broker:
                     self._by_peer[peer], str(error) if known else f"a frame cannot be read ({type(error).__name__})"
                 )
 
+    def _ask_hello(self, peer: Hashable) -> None:
+        """Not at each message: who does not read would make the transport keep the answers."""
+        if self._now - self._strangers.get(peer, float("-inf")) >= ASK_AGAIN:
+            self._strangers[peer] = self._now
+            self._aside(peer, Frame(frames.HELLO_FIRST))
+
     def lost(self, peer: Hashable, now: float) -> None:
         """The connection `peer` is gone."""
         self._now = now
+        self._strangers.pop(peer, None)
         member = self._by_peer.pop(peer, None)
         if member is None:
             return
@@ -174,6 +187,7 @@ class Broker:
     def output(self, now: float) -> list[tuple[Hashable, tuple[Buffer, ...]]]:
         """Run the timers that are due, and take the messages to be sent: deliveries first, then acknowledgements."""
         self._now = now
+        self._unload()
         for channel, device in list(self._alarms.items()):
             if device.alarm is None or channel not in self._channels:
                 del self._alarms[channel]
@@ -236,6 +250,7 @@ class Broker:
         member.expires = None
         member.heard = self._now
         self._by_peer[peer] = member
+        self._strangers.pop(peer, None)
         welcome = {"node": self.node, "received": member.session.received, "max_bytes": self._max_bytes}
         member.session.send_aside(Frame(frames.WELCOME, 0, pack_json(welcome)))
         member.session.connect(received, self._now)
@@ -422,8 +437,10 @@ class Broker:
         if self._early.pop(token, self) is None:
             return  # who it was for holds it already, or has let go of it since
         member.flights[token] = holds
-        if request.get("once"):
-            self._once.add(token)
+        within = self._channels.get(int(request.get("within") or 0))
+        if within is not None:
+            self._cargo[token] = within
+            within.cargo[token] = None
         for number, sides in holds.items():
             if number in self._channels:
                 self._channels[number].holders[token] = sides
@@ -436,13 +453,14 @@ class Broker:
             self._land(holds, token)
 
     def _arrived(self, member: Member, request: dict[str, Any]) -> None:
-        """A handle in flight has come to a process that has not used it yet."""
+        """A handle in flight has come to a process that has not used it yet. A pipe's message is never redelivered: so
+        what it held ends with this process."""
         token = str(request["token"])
-        if token in self._once:
-            self._once.discard(token)
-            owner = next((each for each in self._members.values() if token in each.flights), member)
-            if owner is not member:
-                member.flights[token] = owner.flights.pop(token)
+        carrier = self._cargo.get(token)
+        self._take_out(token)
+        owner = self._owner(token)
+        if carrier is not None and carrier.is_pipe and owner is not None:
+            member.flights[token] = owner.flights.pop(token)
 
     def _unused(self, _: Member, request: dict[str, Any]) -> None:
         """A handle in flight has come to a process that dropped it without having used it."""
@@ -458,14 +476,31 @@ class Broker:
 
     def _claim(self, token: str) -> None:
         """A handle in flight has come to a holder of its own."""
-        for owner in self._members.values():
-            holds = owner.flights.pop(token, None)
-            if holds is not None:
-                self._land(holds, token)
-                return
+        owner = self._owner(token)
+        if owner is not None:
+            self._land(owner.flights.pop(token), token)
+            return
         self._early[token] = None
         if len(self._early) > MAX_EARLY:
             del self._early[next(iter(self._early))]
+
+    def _owner(self, token: str) -> Member | None:
+        """Who answers for a handle in flight."""
+        return next((each for each in self._members.values() if token in each.flights), None)
+
+    def _take_out(self, token: str) -> None:
+        """A handle in flight is in no item any more."""
+        carrier = self._cargo.pop(token, None)
+        if carrier is not None:
+            del carrier.cargo[token]
+
+    def _unload(self) -> None:
+        """End the handles in items that are gone; what they were on may end, and have had items with handles, too."""
+        while self._unloading:
+            for token in list(self._unloading.pop().cargo):
+                owner = self._owner(token)
+                if owner is not None:
+                    self._land(owner.flights.pop(token), token)
 
     def _stat(self, member: Member, request: dict[str, Any]) -> dict[str, Any] | None:
         """Answer how many items there are. `for` an "item" or a "slot" that the member has asked for: see to it first
@@ -524,6 +559,7 @@ class Broker:
             return _GONE
         if request.get("drop"):
             channel.device.drop_queued()
+            self._unloading.append(channel)
             self._regulate()
             channel.told.clear()
             self._tell_all(number, channel, "r", "dropped")
@@ -691,7 +727,7 @@ class Broker:
             self._check(number, channel)
 
     def _land(self, holds: dict[int, str], token: str) -> None:
-        self._once.discard(token)
+        self._take_out(token)
         for number in holds:
             channel = self._channels.get(number)
             if channel is not None:
@@ -715,6 +751,7 @@ class Broker:
         if not channel.holders:
             channel.device.close()
             self._channels.pop(number, None)
+            self._unloading.append(channel)
             self._regulate()
         elif channel.is_pipe:
             if not channel.held("r"):

@@ -42,7 +42,6 @@ class Writer:
 
     def __init__(self, channel: int, kind: Kind) -> None:
         self.channel = channel
-        self.kind = kind
         self.permits = Permits(channel) if kind.maxsize else None
         self.items: list[Item] = []  # gathered
         self.under_way: deque[int] = deque()  # the numbers of frames that were unacknowledged when last looked at

@@ -387,7 +387,21 @@ def refused(carrier: Any, _full: Any, q: Any) -> None:
         carrier.put(q)
 
 
-@pytest.mark.parametrize("send", [unused, without_room, cancelled, refused])
+def dropped(carrier: Any, _full: Any, q: Any) -> None:
+    carrier.put(q)
+    carrier.shutdown(immediate=True)
+
+
+def dropped_in_a_queue_in_a_queue(_carrier: Any, _full: Any, q: Any) -> None:
+    for _ in range(3):
+        outer: SimpleQueue[Any] = SimpleQueue()
+        outer.put(q, sync=True)
+        q.close()
+        q = outer
+    q.close()
+
+
+@pytest.mark.parametrize("send", [unused, without_room, cancelled, refused, dropped, dropped_in_a_queue_in_a_queue])
 def test_a_handle_that_was_not_put_or_not_used_holds_nothing(send: Callable[[Any, Any, Any], None]) -> None:
     with SimpleQueue[Any]() as carrier, Queue[Any](1) as full:
         full.put("first")

@@ -8,6 +8,7 @@ import pytest
 from sim import CHANNEL, Ledger, Message, WatchedBroker
 
 from fiberq.errors import NodeError
+from fiberq.protocol.broker import ASK_AGAIN
 from fiberq.protocol.client import Client
 from fiberq.protocol.frames import PUT, READY, REQUEST, Frame, decode, pack_items
 from fiberq.protocol.kinds import Kind
@@ -686,3 +687,18 @@ def test_a_lease_that_is_not_ended_goes_back_with_its_process(way: str) -> None:
     other.readers[CHANNEL].finish(1)
     other.readers[CHANNEL].progress(other.session, node.now)
     assert not other.readers[CHANNEL].earlier
+
+
+def test_a_stranger_is_asked_for_its_hello_once_in_a_while() -> None:
+    node = Node("pull")
+    stranger = Client("stranger", False)
+    stranger.session.send_aside(Frame(READY))
+    (message,) = drain(stranger.session)
+    answers = []
+    for number in range(2000):
+        node.now += ASK_AGAIN if number == 1000 else 0.0
+        node.broker.message("stranger", message, node.now)
+        answers += [number for peer, _ in node.broker.output(node.now) if peer == "stranger"]
+    assert answers == [0, 1000]
+    node.broker.lost("stranger", node.now)
+    assert not node.broker._strangers
