@@ -1,0 +1,156 @@
+"""Judges a run by what its processes noted, as Jepsen's total-queue checker does; pure, and the same for all.
+
+lost: acknowledged, and never dequeued. unexpected: dequeued, and never attempted. duplicated: dequeued again.
+recovered: attempted, not acknowledged, but dequeued. ok: acknowledged and dequeued. Beside these: inversions, where a
+reader got an item of a writer after a later one of the same, and neither was marked as redelivered; how many finished
+items of each killed reader were redelivered; and how long it took until what a killed reader held came out elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from benchmarks.faults.ledger import REDELIVERED, WRITER_SHIFT
+
+_NUMBER = (1 << WRITER_SHIFT) - 1
+
+
+@dataclass
+class Written:
+    """What the writer with this number put: items 0 to `attempted` - 1, of which `acknowledged` were taken over."""
+
+    writer: int
+    attempted: int
+    acknowledged: int
+
+
+@dataclass
+class Got:
+    """What one reader process got, in order. `finished` of them it had done with; the others it held at its end."""
+
+    entries: Sequence[int]
+    finished: int
+    killed_at: float | None = None
+    slow: bool = False  # it was killed while items took long
+    stopped: bool = False  # it had been stopped, or cut off, before
+    stamps: Mapping[int, float] = field(default_factory=dict)
+
+
+@dataclass
+class Snapshot:
+    """How far everybody was at one moment: items attempted by each writer, entries of each reader."""
+
+    attempted: Mapping[int, int]
+    entries: Sequence[int]
+
+
+@dataclass
+class Figures:
+    attempted: int = 0
+    acknowledged: int = 0
+    ok: int = 0
+    lost: int = 0
+    unexpected: int = 0
+    duplicated: int = 0
+    recovered: int = 0
+    inversions: int = 0
+    redone_slow: list[int] = field(default_factory=list)  # finished items redelivered, for each reader killed
+    redone_fast: list[int] = field(default_factory=list)
+    latencies: list[float] = field(default_factory=list)
+    in_flight: list[int] = field(default_factory=list)  # items that were put and not dequeued, at each snapshot
+    examples: list[str] = field(default_factory=list)  # of what is wrong
+
+    @property
+    def bound(self) -> float:
+        """The 95 % upper bound on the rate of loss, where nothing was lost: the rule of three."""
+        return 3 / self.acknowledged if self.acknowledged and not self.lost else float("nan")
+
+
+def check(written: Sequence[Written], got: Sequence[Got], snapshots: Sequence[Snapshot] = ()) -> Figures:
+    """Count what became of each item. The snapshots are in the order of time."""
+    figures = Figures()
+    seen = {each.writer: bytearray(each.attempted) for each in written}
+    for reader in got:
+        _count(reader, seen, figures)
+    for each in written:
+        _settle(each, seen[each.writer], figures)
+    _judge_deaths(got, figures)
+    figures.in_flight = list(_in_flight(seen, got, snapshots))
+    return figures
+
+
+def _count(reader: Got, seen: Mapping[int, bytearray], figures: Figures) -> None:
+    """Tick off what this reader got, and look whether it came in order."""
+    newest: dict[int, int] = {}
+    for entry in reader.entries:
+        item = entry & ~REDELIVERED
+        writer, number = item >> WRITER_SHIFT, item & _NUMBER
+        mine = seen.get(writer)
+        if mine is None or number >= len(mine):
+            figures.unexpected += 1
+            figures.examples.append(f"unexpected: item {number} of writer {writer}")
+            continue
+        if mine[number]:
+            figures.duplicated += 1
+        mine[number] = 1
+        if entry == item:
+            if number < newest.get(writer, -1):
+                figures.inversions += 1
+            else:
+                newest[writer] = number
+
+
+def _settle(each: Written, seen: bytearray, figures: Figures) -> None:
+    ok = seen.count(1, 0, each.acknowledged)
+    figures.attempted += each.attempted
+    figures.acknowledged += each.acknowledged
+    figures.ok += ok
+    figures.lost += each.acknowledged - ok
+    figures.recovered += seen.count(1, each.acknowledged)
+    if ok < each.acknowledged:
+        missing = [number for number in range(each.acknowledged) if not seen[number]]
+        figures.examples.append(f"lost: of writer {each.writer} {len(missing)} items, from {missing[0]}")
+
+
+def _in_flight(seen: Mapping[int, bytearray], got: Sequence[Got], snapshots: Sequence[Snapshot]) -> Iterator[int]:
+    """How many items had been attempted at each snapshot that came out later."""
+    out: set[int] = set()
+    places = [0] * len(got)
+    for snapshot in snapshots:
+        for number, end in enumerate(snapshot.entries):
+            out.update(entry & ~REDELIVERED for entry in got[number].entries[places[number] : end])
+            places[number] = end
+        put = sum(seen[writer].count(1, 0, attempted) for writer, attempted in snapshot.attempted.items())
+        yield max(0, put - len(out))
+
+
+def _judge_deaths(got: Sequence[Got], figures: Figures) -> None:
+    """Look for what killed readers had: where it came out again, and when."""
+    again: dict[int, list[int]] = {}
+    for place, reader in enumerate(got):
+        for entry in reader.entries:
+            if entry & REDELIVERED:
+                again.setdefault(entry & ~REDELIVERED, []).append(place)
+    for place, victim in enumerate(got):
+        if victim.killed_at is None:
+            continue
+        if not victim.stopped:
+            finished = {entry & ~REDELIVERED for entry in victim.entries[: victim.finished]}
+            redone = sum(1 for item in finished if any(_later(got, victim, other) for other in again.get(item, ())))
+            (figures.redone_slow if victim.slow else figures.redone_fast).append(redone)
+        for entry in victim.entries[victim.finished :]:
+            item = entry & ~REDELIVERED
+            times = [got[other].stamps.get(item, 0.0) for other in again.get(item, ()) if other != place]
+            after = [time for time in times if time >= victim.killed_at]
+            if after:
+                figures.latencies.append(min(after) - victim.killed_at)
+                break  # one for each death
+
+
+def _later(got: Sequence[Got], victim: Got, other: int) -> bool:
+    """Whether the other reader may have got something because this victim died: not if it died before."""
+    reader = got[other]
+    if reader is victim or victim.killed_at is None:
+        return False
+    return reader.killed_at is None or reader.killed_at > victim.killed_at
