@@ -10,8 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from benchmarks.faults.ledger import REDELIVERED, WRITER_SHIFT
+
+MAX_EXAMPLES: Final = 20
 
 _NUMBER = (1 << WRITER_SHIFT) - 1
 
@@ -31,6 +34,7 @@ class Got:
 
     entries: Sequence[int]
     finished: int
+    name: str = ""
     killed_at: float | None = None
     slow: bool = False  # it was killed while items took long
     stopped: bool = False  # it had been stopped, or cut off, before
@@ -59,6 +63,7 @@ class Figures:
     redone_fast: list[int] = field(default_factory=list)
     latencies: list[float] = field(default_factory=list)
     in_flight: list[int] = field(default_factory=list)  # items that were put and not dequeued, at each snapshot
+    inverted: list[str] = field(default_factory=list)  # examples of inversions
     examples: list[str] = field(default_factory=list)  # of what is wrong
 
     @property
@@ -83,7 +88,7 @@ def check(written: Sequence[Written], got: Sequence[Got], snapshots: Sequence[Sn
 def _count(reader: Got, seen: Mapping[int, bytearray], figures: Figures) -> None:
     """Tick off what this reader got, and look whether it came in order."""
     newest: dict[int, int] = {}
-    for entry in reader.entries:
+    for place, entry in enumerate(reader.entries):
         item = entry & ~REDELIVERED
         writer, number = item >> WRITER_SHIFT, item & _NUMBER
         mine = seen.get(writer)
@@ -97,6 +102,9 @@ def _count(reader: Got, seen: Mapping[int, bytearray], figures: Figures) -> None
         if entry == item:
             if number < newest.get(writer, -1):
                 figures.inversions += 1
+                if len(figures.inverted) < MAX_EXAMPLES:
+                    after = newest[writer]
+                    figures.inverted.append(f"{reader.name}: its entry {place} is {number} of {writer}, after {after}")
             else:
                 newest[writer] = number
 

@@ -277,7 +277,9 @@ class Crew:
             if each.reads:
                 count, finished = each.progress
                 entries = each.noted.entries[:count]
-                yield Got(entries, finished, each.killed_at, each.slow, each.disturbed, each.noted.stamped())
+                yield Got(
+                    entries, finished, _name(each), each.killed_at, each.slow, each.disturbed, each.noted.stamped()
+                )
 
 
 def _name(each: Worker) -> str:

@@ -137,7 +137,7 @@ class Run:
             target = crew.got + some * self._rng.random() * 0.8
             crew.release(some)
             self._until(lambda aim=target: crew.got >= aim, 0.4)  # type: ignore[misc]
-            if crew.attempted - crew.got <= 0 or not self._inject(fault):
+            if not self._inject(fault):
                 continue
             self._hit(fault)
             self._until(lambda: False, self._rng.uniform(0.0, 2 * self._size.pause))
