@@ -2,13 +2,14 @@
 
 lost: acknowledged, and never dequeued. unexpected: dequeued, and never attempted. duplicated: dequeued again.
 recovered: attempted, not acknowledged, but dequeued. ok: acknowledged and dequeued. Beside these: inversions, where a
-reader got an item of a writer after a later one of the same, and neither was marked as redelivered; how many finished
-items of each killed reader were redelivered; and how long it took until what a killed reader held came out elsewhere.
+reader got an item of a writer after a later one of the same, and neither was marked as redelivered, nor given back by
+another reader that had been sent it ahead; how many finished items of each killed reader were redelivered; and how long
+it took until what a killed reader held came out elsewhere.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -38,6 +39,7 @@ class Got:
     killed_at: float | None = None
     slow: bool = False  # it was killed while items took long
     stopped: bool = False  # it had been stopped, or cut off, before
+    given_back: Sequence[int] = ()  # sent ahead to it, and returned unstarted
     stamps: Mapping[int, float] = field(default_factory=dict)
 
 
@@ -59,6 +61,7 @@ class Figures:
     duplicated: int = 0
     recovered: int = 0
     inversions: int = 0
+    handed_on: int = 0  # inversions of items that another reader had been sent ahead, and gave back
     redone_slow: list[int] = field(default_factory=list)  # finished items redelivered, for each reader killed
     redone_fast: list[int] = field(default_factory=list)
     latencies: list[float] = field(default_factory=list)
@@ -76,8 +79,9 @@ def check(written: Sequence[Written], got: Sequence[Got], snapshots: Sequence[Sn
     """Count what became of each item. The snapshots are in the order of time."""
     figures = Figures()
     seen = {each.writer: bytearray(each.attempted) for each in written}
+    handed_on = {item for reader in got for item in reader.given_back}
     for reader in got:
-        _count(reader, seen, figures)
+        _count(reader, seen, handed_on, figures)
     for each in written:
         _settle(each, seen[each.writer], figures)
     _judge_deaths(got, figures)
@@ -85,7 +89,7 @@ def check(written: Sequence[Written], got: Sequence[Got], snapshots: Sequence[Sn
     return figures
 
 
-def _count(reader: Got, seen: Mapping[int, bytearray], figures: Figures) -> None:
+def _count(reader: Got, seen: Mapping[int, bytearray], handed_on: Container[int], figures: Figures) -> None:
     """Tick off what this reader got, and look whether it came in order."""
     newest: dict[int, int] = {}
     for place, entry in enumerate(reader.entries):
@@ -100,7 +104,9 @@ def _count(reader: Got, seen: Mapping[int, bytearray], figures: Figures) -> None
             figures.duplicated += 1
         mine[number] = 1
         if entry == item:
-            if number < newest.get(writer, -1):
+            if number < newest.get(writer, -1) and item in handed_on:
+                figures.handed_on += 1
+            elif number < newest.get(writer, -1):
                 figures.inversions += 1
                 if len(figures.inverted) < MAX_EXAMPLES:
                     after = newest[writer]

@@ -222,7 +222,7 @@ class Crew:
             slot=slot,
             quota=quota,
             before=before,
-            way=self.rng.choice(self.system.ways),
+            way=self.system.way(slot, self.rng),
             ledger=path,
             capacity=capacity,
             control=os.path.join(self.directory, "control"),
@@ -277,9 +277,8 @@ class Crew:
             if each.reads:
                 count, finished = each.progress
                 entries = each.noted.entries[:count]
-                yield Got(
-                    entries, finished, _name(each), each.killed_at, each.slow, each.disturbed, each.noted.stamped()
-                )
+                name, back, stamps = _name(each), each.noted.given_back(), each.noted.stamped()
+                yield Got(entries, finished, name, each.killed_at, each.slow, each.disturbed, back, stamps)
 
 
 def _name(each: Worker) -> str:

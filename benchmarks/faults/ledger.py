@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import mmap
 import os
+from collections.abc import Sequence
 from typing import Final
 
 ATTEMPTED: Final = 0
@@ -16,6 +17,7 @@ ACKNOWLEDGED: Final = 1
 COUNT: Final = 2
 FINISHED: Final = 3
 STAMPS: Final = 4
+GIVEN_BACK: Final = 5
 ENTRIES: Final = 8
 
 SLOW: Final = 0
@@ -45,13 +47,15 @@ class Page:
 
 
 class Ledger(Page):
-    """The file of one process: eight counters, then the stamps, then the entries."""
+    """The file of one process: eight counters, the stamps, the entries, and what was given back."""
 
     def __init__(self, path: str, capacity: int, create: bool = False) -> None:
         self.capacity = capacity
-        super().__init__(path, ENTRIES + 2 * MAX_STAMPS + capacity, create)
+        super().__init__(path, ENTRIES + 2 * MAX_STAMPS + 2 * capacity, create)
         self.stamps = self.words[ENTRIES : ENTRIES + 2 * MAX_STAMPS]
-        self.entries = self.words[ENTRIES + 2 * MAX_STAMPS :]
+        start = ENTRIES + 2 * MAX_STAMPS
+        self.entries = self.words[start : start + capacity]
+        self._given_back = self.words[start + capacity :]
 
     def stamp(self, item: int, now: float) -> None:
         """Note when a redelivered item was got."""
@@ -67,6 +71,16 @@ class Ledger(Page):
         for number in range(self.words[STAMPS]):
             found.setdefault(self.stamps[2 * number], self.stamps[2 * number + 1] / 1e9)
         return found
+
+    def give_back(self, items: Sequence[int]) -> None:
+        """Note what was sent ahead to this process, and is given back unstarted."""
+        number = self.words[GIVEN_BACK]
+        for place, item in enumerate(items[: self.capacity - number], number):
+            self._given_back[place] = item
+        self.words[GIVEN_BACK] = min(self.capacity, number + len(items))
+
+    def given_back(self) -> memoryview:
+        return self._given_back[: self.words[GIVEN_BACK]]
 
 
 def item_of(writer: int, number: int) -> int:

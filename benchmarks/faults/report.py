@@ -22,6 +22,7 @@ COUNTS = (
     "duplicated",
     "recovered",
     "inversions",
+    "handed on",
     "drained",
     "loss < (95 %)",
 )
@@ -53,6 +54,7 @@ def counts(outcome: Outcome) -> list[str]:
         figures.duplicated,
         figures.recovered,
         figures.inversions,
+        figures.handed_on,
     ]
     return [outcome.name, *(f"{each:,}" for each in numbers), "yes" if outcome.drained else "NO", bound]
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 import fcntl
 import os
 import queue
+import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import fiberq
@@ -47,8 +48,9 @@ class End(Protocol):
 
 class System(Protocol):
     name: str
-    ways: Sequence[str]
-    """How a process may reach it."""
+
+    def way(self, slot: int, rng: random.Random) -> str:
+        """How the process in this slot is to reach it."""
 
     def open(self, way: str, reads: bool) -> End: ...
 
@@ -64,7 +66,10 @@ class Fiberq:
     relay: str
     bound: int
     queue: Any = None
-    ways: Sequence[str] = ("handle", "handle", "tcp", "tcp", "path")
+
+    def way(self, slot: int, rng: random.Random) -> str:
+        """The first of the readers and of the writers always come by TCP."""
+        return rng.choice(("handle", "handle", "path", "tcp")) if slot else "tcp"
 
     def make(self) -> Any:
         """Make, or find, the queue on the node that `fiberq.config` names."""
@@ -188,7 +193,9 @@ class Multiprocessing:
 
     queue: Any
     name: str = "multiprocessing.Queue"
-    ways: Sequence[str] = ("handle",)
+
+    def way(self, slot: int, rng: random.Random) -> str:  # noqa: ARG002
+        return "handle"
 
     def open(self, way: str, reads: bool) -> End:  # noqa: ARG002
         return MultiprocessingEnd(self.queue)
@@ -224,7 +231,9 @@ class RawZmq:
     directory: str
     readers: int
     name: str = "raw pyzmq PUSH/PULL"
-    ways: Sequence[str] = field(default=("handle",))
+
+    def way(self, slot: int, rng: random.Random) -> str:  # noqa: ARG002
+        return "handle"
 
     def open(self, way: str, reads: bool) -> End:  # noqa: ARG002
         return RawZmqEnd(self.directory, self.readers, reads)

@@ -21,6 +21,9 @@ from fiberq.protocol.reader import Reader
 EXPIRED: Final = 3
 """The exit status of a process that was told that its session ended."""
 
+BATCHES: Final = (1, 10, 100, 1000)
+"""How many items a writer puts before it flushes, by lot."""
+
 CONTROL_WORDS: Final = 16
 
 
@@ -68,11 +71,11 @@ def _guarded(work: Any, system: System, job: Job) -> None:
 
 def _write(system: System, job: Job, noted: Ledger, control: Page) -> None:
     end = system.open(job.way, reads=False)
-    batch = random.Random(job.seed).choice((1, 7, 50, 400))
+    rng = random.Random(job.seed)
     words, allowed, place = noted.words, control.words, ledger.ALLOWED + job.slot
     number = 0
     while number < job.quota:
-        some = min(batch, job.quota - number, allowed[place] - job.before - number)
+        some = min(rng.choice(BATCHES), job.quota - number, allowed[place] - job.before - number)
         if some <= 0:
             time.sleep(0.0005)
             continue
@@ -85,7 +88,7 @@ def _write(system: System, job: Job, noted: Ledger, control: Page) -> None:
 
 
 def _read(system: System, job: Job, noted: Ledger, control: Page) -> None:
-    marked = mark_redelivered()
+    marked = mark_redelivered(noted)
     end = system.open(job.way, reads=True)
     rng = random.Random(job.seed)
     most, timeout = rng.choice((1, 1, 1, 20)), rng.choice((None, None, 0.05))
@@ -119,10 +122,11 @@ def _get_all(
                 words[ledger.FINISHED] = each + 1
 
 
-def mark_redelivered() -> set[int]:
-    """From now on, the set that is returned has all items which came marked as redelivered to this process."""
+def mark_redelivered(noted: Ledger) -> set[int]:
+    """From now on, the set that is returned has all items which came marked as redelivered to this process; and what
+    this process was sent ahead and gives back is noted."""
     marked: set[int] = set()
-    deliver = Reader.deliver
+    deliver, recalled = Reader.deliver, Reader.recalled
 
     def deliver_and_mark(self: Reader, frame: Any, session: Any, now: float) -> None:
         _, redelivered, items = frames.read_deliver(frame.body[0], frame.parts)
@@ -130,5 +134,10 @@ def mark_redelivered() -> set[int]:
             marked.update(codec.decode(item) for item in frames.split(items))
         deliver(self, frame, session, now)
 
+    def note_and_return(self: Reader, session: Any, now: float) -> None:
+        noted.give_back([codec.decode(item) for _, item in list(self.ready)])
+        recalled(self, session, now)
+
     Reader.deliver = deliver_and_mark  # type: ignore[method-assign]
+    Reader.recalled = note_and_return  # type: ignore[method-assign]
     return marked
