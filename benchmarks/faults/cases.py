@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import multiprocessing
 import random
 import shutil
@@ -43,6 +44,8 @@ def run_fiberq(
         joins = kind == "JoinableQueue"
         probe: Probe = PipeProbe(*system.queue) if kind == "Pipe" else QueueProbe(system.make, joins)
         weights = KILLS if mutant else HARMLESS_TO_PIPES if kind == "Pipe" else WEIGHTS
+        if kind == "Pipe":
+            size = dataclasses.replace(size, slow_kills=0)
         crew = Crew(system, size, rng, directory, METHODS)
         outcome = Run(system, size, weights, crew, probe, rng, advance, node, relay, strangers).go()
     finally:

@@ -17,6 +17,9 @@ from benchmarks.faults.ledger import REDELIVERED, WRITER_SHIFT
 
 MAX_EXAMPLES: Final = 20
 
+RECENT: Final = 5000
+"""Of what a killed reader got last, as many items may come out elsewhere again."""
+
 _NUMBER = (1 << WRITER_SHIFT) - 1
 
 
@@ -36,6 +39,7 @@ class Got:
     entries: Sequence[int]
     finished: int
     name: str = ""
+    local: bool = True  # its death is known at once; over TCP it is first taken for a connection that was cut
     killed_at: float | None = None
     slow: bool = False  # it was killed while items took long
     stopped: bool = False  # it had been stopped, or cut off, before
@@ -65,6 +69,7 @@ class Figures:
     redone_slow: list[int] = field(default_factory=list)  # finished items redelivered, for each reader killed
     redone_fast: list[int] = field(default_factory=list)
     latencies: list[float] = field(default_factory=list)
+    tcp_latencies: list[float] = field(default_factory=list)
     in_flight: list[int] = field(default_factory=list)  # items that were put and not dequeued, at each snapshot
     inverted: list[str] = field(default_factory=list)  # examples of inversions
     examples: list[str] = field(default_factory=list)  # of what is wrong
@@ -153,13 +158,15 @@ def _judge_deaths(got: Sequence[Got], figures: Figures) -> None:
             finished = {entry & ~REDELIVERED for entry in victim.entries[: victim.finished]}
             redone = sum(1 for item in finished if any(_later(got, victim, other) for other in again.get(item, ())))
             (figures.redone_slow if victim.slow else figures.redone_fast).append(redone)
-        for entry in victim.entries[victim.finished :]:
-            item = entry & ~REDELIVERED
-            times = [got[other].stamps.get(item, 0.0) for other in again.get(item, ()) if other != place]
-            after = [time for time in times if time >= victim.killed_at]
-            if after:
-                figures.latencies.append(min(after) - victim.killed_at)
-                break  # one for each death
+        times = [
+            got[other].stamps.get(entry & ~REDELIVERED, 0.0)
+            for entry in victim.entries[-RECENT:]
+            for other in again.get(entry & ~REDELIVERED, ())
+            if other != place
+        ]
+        after = [time for time in times if time >= victim.killed_at]
+        if after:
+            (figures.latencies if victim.local else figures.tcp_latencies).append(min(after) - victim.killed_at)
 
 
 def _later(got: Sequence[Got], victim: Got, other: int) -> bool:

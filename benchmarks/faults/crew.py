@@ -250,6 +250,8 @@ class Crew:
                 os.kill(each.pid, signal.SIGUSR1)
                 time.sleep(0.3)
                 self.wedged.append(f"{_name(each)} did not end\n{_tail(each.job.log)}")
+            elif each.process.exitcode == EXPIRED:
+                self.told += 1
             elif each.process.exitcode:
                 self.errors.append(f"{_name(each)} ended with status {each.process.exitcode}\n{_tail(each.job.log)}")
 
@@ -278,7 +280,8 @@ class Crew:
                 count, finished = each.progress
                 entries = each.noted.entries[:count]
                 name, back, stamps = _name(each), each.noted.given_back(), each.noted.stamped()
-                yield Got(entries, finished, name, each.killed_at, each.slow, each.disturbed, back, stamps)
+                local = each.job.way != "tcp"
+                yield Got(entries, finished, name, local, each.killed_at, each.slow, each.disturbed, back, stamps)
 
 
 def _name(each: Worker) -> str:

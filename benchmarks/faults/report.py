@@ -33,6 +33,7 @@ DEATHS = (
     "errors",
     "in flight p50/max",
     "redelivery p50/p99/max (ms)",
+    "the same over TCP",
     "redone slow max",
     "redone fast p50/max",
     "node (MB)",
@@ -61,7 +62,7 @@ def counts(outcome: Outcome) -> list[str]:
 
 def deaths(outcome: Outcome) -> list[str]:
     figures = outcome.figures
-    latencies = [1000 * each for each in figures.latencies]
+    latencies, over_tcp = ([1000 * each for each in some] for some in (figures.latencies, figures.tcp_latencies))
     return [
         outcome.name,
         str(sum(outcome.faults.values())),
@@ -69,6 +70,7 @@ def deaths(outcome: Outcome) -> list[str]:
         str(len(outcome.errors)),
         _quantiles(figures.in_flight, (0.5, 1.0)),
         _quantiles(latencies, (0.5, 0.99, 1.0)),
+        _quantiles(over_tcp, (0.5, 0.99, 1.0)),
         _quantiles(figures.redone_slow, (1.0,)),
         _quantiles(figures.redone_fast, (0.5, 1.0)),
         f"{outcome.node_kb / 1024:.0f}",
