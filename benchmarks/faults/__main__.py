@@ -74,9 +74,10 @@ def verdict(outcome: Outcome) -> list[str]:
     if outcome.name in CONTROLS:
         shows = outcome.figures.lost or outcome.wedged or not outcome.drained
         return [] if shows else [f"{outcome.name}: the control has to lose something or to wedge, and did not"]
+    redone = [f"{each} finished items were redelivered" for each in outcome.figures.redone_slow if each > 1]
     if not outcome.failed:
-        return []
-    details = [*outcome.figures.examples[:5], *outcome.wedged[:3], *outcome.errors[:3]]
+        return [f"{outcome.name}: {each}" for each in redone]
+    details = [*redone, *outcome.figures.examples[:5], *outcome.wedged[:3], *outcome.errors[:3]]
     return [f"{outcome.name}:", *details, *([] if outcome.drained else ["it was not drained"])]
 
 

@@ -45,7 +45,7 @@ def run_fiberq(
         probe: Probe = PipeProbe(*system.queue) if kind == "Pipe" else QueueProbe(system.make, joins)
         weights = KILLS if mutant else HARMLESS_TO_PIPES if kind == "Pipe" else WEIGHTS
         if kind == "Pipe":
-            size = dataclasses.replace(size, slow_kills=0)
+            size = dataclasses.replace(size, slow_kills=0, readers=1)  # to several, nothing is sent ahead
         crew = Crew(system, size, rng, directory, METHODS)
         outcome = Run(system, size, weights, crew, probe, rng, advance, node, relay, strangers).go()
     finally:

@@ -17,9 +17,6 @@ from benchmarks.faults.ledger import REDELIVERED, WRITER_SHIFT
 
 MAX_EXAMPLES: Final = 20
 
-RECENT: Final = 5000
-"""Of what a killed reader got last, as many items may come out elsewhere again."""
-
 _NUMBER = (1 << WRITER_SHIFT) - 1
 
 
@@ -44,7 +41,7 @@ class Got:
     slow: bool = False  # it was killed while items took long
     stopped: bool = False  # it had been stopped, or cut off, before
     given_back: Sequence[int] = ()  # sent ahead to it, and returned unstarted
-    stamps: Mapping[int, float] = field(default_factory=dict)
+    stamps: Mapping[int, float] = field(default_factory=dict)  # when it got items that were marked as redelivered
 
 
 @dataclass
@@ -73,6 +70,11 @@ class Figures:
     in_flight: list[int] = field(default_factory=list)  # items that were put and not dequeued, at each snapshot
     inverted: list[str] = field(default_factory=list)  # examples of inversions
     examples: list[str] = field(default_factory=list)  # of what is wrong
+
+    @property
+    def amid(self) -> int:
+        """At how many snapshots something was in flight."""
+        return sum(each > 0 for each in self.in_flight)
 
     @property
     def bound(self) -> float:
@@ -146,32 +148,22 @@ def _in_flight(seen: Mapping[int, bytearray], got: Sequence[Got], snapshots: Seq
 
 def _judge_deaths(got: Sequence[Got], figures: Figures) -> None:
     """Look for what killed readers had: where it came out again, and when."""
-    again: dict[int, list[int]] = {}
-    for place, reader in enumerate(got):
-        for entry in reader.entries:
-            if entry & REDELIVERED:
-                again.setdefault(entry & ~REDELIVERED, []).append(place)
-    for place, victim in enumerate(got):
+    again: dict[int, list[float]] = {}
+    for reader in got:
+        for item, time in reader.stamps.items():
+            again.setdefault(item, []).append(time)
+    for victim in got:
         if victim.killed_at is None:
             continue
+        times = [_after(again.get(entry & ~REDELIVERED, ()), victim.killed_at) for entry in victim.entries]
         if not victim.stopped:
-            finished = {entry & ~REDELIVERED for entry in victim.entries[: victim.finished]}
-            redone = sum(1 for item in finished if any(_later(got, victim, other) for other in again.get(item, ())))
+            redone = sum(time is not None for time in times[: victim.finished])
             (figures.redone_slow if victim.slow else figures.redone_fast).append(redone)
-        times = [
-            got[other].stamps.get(entry & ~REDELIVERED, 0.0)
-            for entry in victim.entries[-RECENT:]
-            for other in again.get(entry & ~REDELIVERED, ())
-            if other != place
-        ]
-        after = [time for time in times if time >= victim.killed_at]
-        if after:
-            (figures.latencies if victim.local else figures.tcp_latencies).append(min(after) - victim.killed_at)
+        found = [time for time in times if time is not None]
+        if found:
+            (figures.latencies if victim.local else figures.tcp_latencies).append(min(found) - victim.killed_at)
 
 
-def _later(got: Sequence[Got], victim: Got, other: int) -> bool:
-    """Whether the other reader may have got something because this victim died: not if it died before."""
-    reader = got[other]
-    if reader is victim or victim.killed_at is None:
-        return False
-    return reader.killed_at is None or reader.killed_at > victim.killed_at
+def _after(times: Sequence[float], death: float) -> float | None:
+    """The first of the times that is not before the death."""
+    return min((time for time in times if time >= death), default=None)

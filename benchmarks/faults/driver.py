@@ -177,7 +177,8 @@ class Run:
         )
         active = self._crew.active(readers)
         running = [each for each in self._crew.living(readers) if each.running]
-        if not active or (len(running) < 2 and fault not in (Fault.KILL_READER, Fault.KILL_WRITER)):
+        alone = len(running) < min(2, self._size.readers)
+        if not active or (alone and fault not in (Fault.KILL_READER, Fault.KILL_WRITER)):
             return None  # somebody has to go on
         return self._rng.choice(active)
 

@@ -23,7 +23,7 @@ ENTRIES: Final = 8
 SLOW: Final = 0
 ALLOWED: Final = 1
 
-MAX_STAMPS: Final = 4096
+MAX_STAMPS: Final = 1 << 16
 """Redelivered items of which a reader notes when it got them."""
 
 REDELIVERED: Final = 1 << 63

@@ -34,7 +34,8 @@ def mutate() -> None:
 def _end_with_input() -> None:
     while sys.stdin.buffer.read(4096):
         pass
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, flush=True)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    print(peak // 1024 if sys.platform == "darwin" else peak, flush=True)
     os._exit(0)
 
 

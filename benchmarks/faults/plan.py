@@ -50,7 +50,7 @@ class Size:
     """How much of everything a run of one transport and class has."""
 
     items: int = 1_000_000
-    faults: int = 200
+    faults: int = 210
     slow_kills: int = 10  # readers that are killed while items take `slow_for`
     readers: int = 3
     writers: int = 2
@@ -63,7 +63,7 @@ class Size:
     limit: float = 600.0  # seconds that a run may take
 
 
-SHORT = Size(items=20_000, faults=18, slow_kills=2, pause=0.02, session_grace=0.4, patience=8.0, limit=60.0)
+SHORT = Size(items=15_000, faults=15, slow_kills=2, pause=0.02, session_grace=0.4, patience=8.0, limit=60.0)
 CONTROL = Size(items=100_000, faults=40, slow_kills=0, patience=3.0, limit=60.0)
 SHORT_CONTROL = Size(items=20_000, faults=12, slow_kills=0, pause=0.02, patience=1.5, limit=30.0)
 

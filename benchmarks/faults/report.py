@@ -29,6 +29,7 @@ COUNTS = (
 DEATHS = (
     "",
     "faults",
+    "amid traffic",
     "told",
     "errors",
     "in flight p50/max",
@@ -66,6 +67,7 @@ def deaths(outcome: Outcome) -> list[str]:
     return [
         outcome.name,
         str(sum(outcome.faults.values())),
+        str(figures.amid),
         str(outcome.told),
         str(len(outcome.errors)),
         _quantiles(figures.in_flight, (0.5, 1.0)),
