@@ -67,7 +67,7 @@ def run_control(name: str, size: Size, seed: int, advance: Advance) -> Outcome:
     handle = multiprocessing.get_context("forkserver").Queue() if name == "multiprocessing.Queue" else None
     system: System = RawZmq(directory, size.readers) if handle is None else Multiprocessing(handle)
     try:
-        crew = Crew(system, size, rng, directory, ("forkserver",))
+        crew = Crew(system, size, rng, directory, ("forkserver",), bearable=1)
         return Run(system, size, KILLS, crew, NoProbe(handle), rng, advance).go()
     finally:
         if handle is not None:

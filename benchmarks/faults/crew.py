@@ -23,7 +23,7 @@ ACTIVE: Final = 0.05
 """Seconds since a process was seen to move for which it counts as amid its work."""
 
 MAX_ERRORS: Final = 10
-"""Processes that may end wrongly before a run is given up."""
+"""Processes that may end wrongly, or be wedged, before a run is given up."""
 
 REAP: Final = 5.0
 """Seconds that a process may take to be gone after SIGKILL."""
@@ -72,6 +72,7 @@ class Crew:
     rng: random.Random
     directory: str
     methods: tuple[str, ...]
+    bearable: int = MAX_ERRORS  # processes that may be wedged before the run is given up
     all: list[Worker] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
     told: int = 0  # processes that were told that their session had ended
@@ -186,7 +187,7 @@ class Crew:
         self.wedged.append(f"{_name(each)} made no progress for {self.size.patience:g} s\n{_tail(each.job.log)}")
         each.disturbed = True
         self.kill(each)
-        if len(self.wedged) > MAX_ERRORS:
+        if len(self.wedged) >= self.bearable:
             raise TooManyErrors("too many processes are wedged")
 
     def _ended(self, each: Worker) -> None:

@@ -119,8 +119,6 @@ class Run:
                 self._slow_part()
             if not self._episode(fault):
                 missed.append(fault)
-            if len(crew.wedged) and self._node is None:
-                return  # a control has shown what it is for
         for fault in missed:
             self._episode(fault)
 

@@ -63,7 +63,7 @@ class Size:
     limit: float = 600.0  # seconds that a run may take
 
 
-SHORT = Size(items=15_000, faults=15, slow_kills=2, pause=0.02, session_grace=0.4, patience=8.0, limit=60.0)
+SHORT = Size(items=8_000, faults=11, slow_kills=1, pause=0.02, session_grace=0.4, patience=8.0, limit=60.0)
 CONTROL = Size(items=100_000, faults=40, slow_kills=0, patience=3.0, limit=60.0)
 SHORT_CONTROL = Size(items=20_000, faults=12, slow_kills=0, pause=0.02, patience=1.5, limit=30.0)
 
