@@ -25,28 +25,41 @@ from fiberq.registry import make, make_server
 BURST: Final = 64
 """Messages that are taken in before what they caused is sent."""
 
+HICCUP: Final = 0.1
+"""Seconds that this process may be late without having been stopped."""
+
 LONGEST_PATH: Final = 80
 """Characters of the directory's path; of the socket's, systems allow 104 to 108."""
 
 
 def serve(server: ServerSocket, broker: Broker, spin: float) -> None:
-    """Run the node until the socket is closed. A busy node polls for `spin` seconds before it blocks."""
+    """Run the node until the socket is closed. A busy node polls for `spin` seconds before it blocks.
+
+    Its clock stands still while this process is stopped, or gets no processor: what others said meanwhile it has yet to
+    hear, so nobody's time is up because of that.
+    """
     monotonic = time.monotonic
     recv, send = server.recv, server.send
     message, output = broker.message, broker.output
     now = monotonic()
+    missed = 0.0
     while True:
         for peer, parts in output(now):
             send(peer, parts)
+        latest = now + HICCUP
         event = recv(0)
         if event is None:
-            until = min(now + spin, broker.due())
-            while event is None and monotonic() < until:
+            due = broker.due()
+            until = min(now + spin, due)
+            while event is None and monotonic() - missed < until:
                 event = recv(0)
             if event is None:
-                due = broker.due()
-                event = recv(None if due == float("inf") else max(0.0, due - monotonic()))
-        now = monotonic()
+                latest = max(now, due) + HICCUP
+                event = recv(None if due == float("inf") else max(0.0, due - (monotonic() - missed)))
+        before, now = now, monotonic() - missed
+        if now > latest:
+            missed += now - before
+            now = before
         room = BURST
         while event is not None:
             if type(event) is Message:

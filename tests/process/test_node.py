@@ -482,4 +482,43 @@ print(again.get(), again.qsize(), flush=True)
     assert [running.read(), running.read()] == ["gone", "gone"]
     assert running.read() == "the queue or pipe is gone: its last holder closed it or died"
     assert running.read() == "new 0"
+
+
+def test_a_node_that_was_stopped_takes_nobody_for_dead(program: type[Program]) -> None:
+    running = program(
+        """
+import time
+from multiprocessing import get_context
+from fiberq import SimpleQueue
+from workers import echo
+tasks, results = SimpleQueue(), SimpleQueue()
+context = get_context("fork")
+workers = [context.Process(target=echo, args=(tasks, results)) for _ in range(4)]
+for worker in workers:
+    worker.start()
+for number in range(100):
+    tasks.put(number)
+print("busy")
+passed = 0
+until = time.monotonic() + 4
+while time.monotonic() < until:
+    tasks.put(results.get())
+    passed += 1
+print("the node went on" if passed > 1000 else passed)
+for _ in workers:
+    tasks.put("stop")
+for worker in workers:
+    worker.join()
+print([worker.exitcode for worker in workers])
+""",
+        FIBERQ_SESSION_TIMEOUT="1.5",
+    )
+    assert running.read() == "busy"
+    node = node_of(running.pid)
+    time.sleep(0.3)
+    os.kill(node, signal.SIGSTOP)
+    time.sleep(2.0)
+    os.kill(node, signal.SIGCONT)
+    assert running.read() == "the node went on"
+    assert running.read() == "[0, 0, 0, 0]"
     running.wait()
