@@ -7,13 +7,13 @@ import multiprocessing
 import random
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import fiberq
 from benchmarks.faults.crew import Crew
 from benchmarks.faults.driver import Outcome, Run
 from benchmarks.faults.garbage import Strangers
-from benchmarks.faults.plan import HARMLESS_TO_PIPES, KILLS, WEIGHTS, Size
+from benchmarks.faults.plan import HARMLESS_TO_PIPES, KILLS, WEIGHTS, Fault, Size
 from benchmarks.faults.probes import NoProbe, PipeProbe, Probe, QueueProbe
 from benchmarks.faults.services import Node, Relay
 from benchmarks.faults.systems import Fiberq, Multiprocessing, RawZmq, System
@@ -28,7 +28,14 @@ CONTROLS = ("raw pyzmq PUSH/PULL", "multiprocessing.Queue", "mutant")
 
 
 def run_fiberq(
-    transport: str, kind: str, size: Size, seed: int, advance: Advance, name: str | None = None, mutant: bool = False
+    transport: str,
+    kind: str,
+    size: Size,
+    seed: int,
+    advance: Advance,
+    name: str | None = None,
+    mutant: bool = False,
+    only: Sequence[str] = (),
 ) -> Outcome:
     """One run of one of fiberq's classes on one transport."""
     name = name or f"{transport} {kind}"
@@ -44,8 +51,11 @@ def run_fiberq(
         joins = kind == "JoinableQueue"
         probe: Probe = PipeProbe(*system.queue) if kind == "Pipe" else QueueProbe(system.make, joins)
         weights = KILLS if mutant else HARMLESS_TO_PIPES if kind == "Pipe" else WEIGHTS
+        weights = {fault: weight for fault, weight in weights.items() if fault.value in only} or weights
+        if Fault.KILL_READER not in weights:
+            size = dataclasses.replace(size, slow_kills=0)
         if kind == "Pipe":
-            size = dataclasses.replace(size, slow_kills=0, readers=1)  # to several, nothing is sent ahead
+            size = dataclasses.replace(size, readers=1)  # to several, nothing is sent ahead
         crew = Crew(system, size, rng, directory, METHODS)
         outcome = Run(system, size, weights, crew, probe, rng, advance, node, relay, strangers).go()
     finally:

@@ -126,7 +126,7 @@ class Crew:
         """Kill it, and start its successor; return whether it was alive until then."""
         victim.killed_at = time.monotonic()
         victim.slow = slow
-        os.kill(victim.pid, signal.SIGKILL)
+        _signal(victim, signal.SIGKILL)
         victim.process.join(REAP)
         hit = victim.process.exitcode == -signal.SIGKILL
         if not hit:
@@ -137,7 +137,9 @@ class Crew:
         return hit
 
     def stop(self, victim: Worker, seconds: float) -> bool:
-        os.kill(victim.pid, signal.SIGSTOP)
+        """Stop it for so long; return whether it was alive until then."""
+        if not _signal(victim, signal.SIGSTOP):
+            return False
         victim.stopped_until = time.monotonic() + seconds
         victim.disturbed = True
         return True
@@ -149,7 +151,7 @@ class Crew:
                 each.stopped_until = None
                 each.idle_since = now
                 if not each.gone:
-                    os.kill(each.pid, signal.SIGCONT)
+                    _signal(each, signal.SIGCONT)
 
     # -- watching --
 
@@ -182,7 +184,7 @@ class Crew:
 
     def _wedge(self, each: Worker) -> None:
         """It makes no progress: note where it is, and replace it."""
-        os.kill(each.pid, signal.SIGUSR1)
+        _signal(each, signal.SIGUSR1)
         time.sleep(0.3)
         self.wedged.append(f"{_name(each)} made no progress for {self.size.patience:g} s\n{_tail(each.job.log)}")
         each.disturbed = True
@@ -248,7 +250,7 @@ class Crew:
         for each in self.living(True):
             each.process.join(max(0.0, deadline - time.monotonic()))
             if each.process.exitcode is None:
-                os.kill(each.pid, signal.SIGUSR1)
+                _signal(each, signal.SIGUSR1)
                 time.sleep(0.3)
                 self.wedged.append(f"{_name(each)} did not end\n{_tail(each.job.log)}")
             elif each.process.exitcode == EXPIRED:
@@ -262,8 +264,7 @@ class Crew:
             if each.gone:
                 continue
             each.gone = True
-            if each.process.is_alive():
-                os.kill(each.pid, signal.SIGKILL)
+            _signal(each, signal.SIGKILL)
             each.process.join(REAP)
 
     def snapshot(self) -> Snapshot:
@@ -283,6 +284,17 @@ class Crew:
                 name, back, stamps = _name(each), each.noted.given_back(), each.noted.stamped()
                 local = each.job.way != "tcp"
                 yield Got(entries, finished, name, local, each.killed_at, each.slow, each.disturbed, back, stamps)
+
+
+def _signal(each: Worker, number: signal.Signals) -> bool:
+    """Send a signal to a process that we started; return whether it was there."""
+    try:
+        if each.process.is_alive():
+            os.kill(each.pid, number)
+            return True
+    except ProcessLookupError:  # it has just ended by itself
+        pass
+    return False
 
 
 def _name(each: Worker) -> str:
