@@ -1211,22 +1211,23 @@ class Link:
         return poller
 
     def _meet(self) -> None:
-        """Connect and greet the node; again, where a network is between, if the connection broke amid the greeting."""
-        deadline = time.monotonic() + config.connect_timeout
-        patience_ends = min(deadline, time.monotonic() + REFUSALS)
+        """Connect and greet the node. Where a network is between, a connection that is refused, or breaks amid this, is
+        made again, for `REFUSALS` seconds."""
+        now = time.monotonic()
+        deadline = now + config.connect_timeout
+        refused = min(now + REFUSALS, deadline) if self._grace else now
         while True:
-            self._socket = self._connect(max(0.0, deadline - time.monotonic()))
             try:
-                self._greet(time.monotonic() + config.connect_timeout)
-                return
-            except ConnectError as error:
-                self._socket.close()
-                broke = isinstance(error.__cause__, ConnectionLost)
-                if not (self._grace and broke and time.monotonic() < patience_ends):
+                self._socket = self._connect(max(0.0, deadline - time.monotonic()))
+                try:
+                    self._greet(time.monotonic() + config.connect_timeout)
+                    return
+                except BaseException:
+                    self._socket.close()
                     raise
-            except BaseException:
-                self._socket.close()
-                raise
+            except ConnectError:
+                if time.monotonic() >= refused:
+                    raise
             self._client.session.disconnect()
             time.sleep(RETRY)
 

@@ -60,6 +60,7 @@ class Relay:
         self._selector = selectors.DefaultSelector()
         self._connections: list[Connection] = []
         self._armed_until = 0.0
+        self._cut_next = False  # cut the next connection when the node first says something
         self._commands = b""
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
         self._listener.setblocking(False)
@@ -92,6 +93,9 @@ class Relay:
             client.close()
             return
         connection = Connection(client, node)
+        if self._cut_next:
+            self._cut_next = False
+            connection.amid = 1
         for number, side in enumerate(connection.sides):
             side.sock.setblocking(False)
             side.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -174,6 +178,10 @@ class Relay:
             self._obey(json.loads(line))
 
     def _obey(self, command: dict[str, Any]) -> None:
+        if command["do"] == "cut next":
+            self._cut_next = True
+            self._answer(True)
+            return
         now = time.monotonic()
         busy = [each for each in self._connections if now - each.carried_at < BUSY and not each.held_until]
         if not busy:
@@ -205,8 +213,9 @@ class Relay:
         # A reset would throw away what the other end has not read yet; then nothing of the frame would arrive.
         for number, side in enumerate(connection.sides):
             self._drop(connection, reset=side is not there, only=number)
-        self._armed_until = 0.0
-        self._answer(True)
+        if self._armed_until:
+            self._armed_until = 0.0
+            self._answer(True)
 
     def _held(self) -> bool:
         return bool(self._armed_until) or any(each.held_until for each in self._connections)

@@ -482,6 +482,7 @@ print(again.get(), again.qsize(), flush=True)
     assert [running.read(), running.read()] == ["gone", "gone"]
     assert running.read() == "the queue or pipe is gone: its last holder closed it or died"
     assert running.read() == "new 0"
+    running.wait()
 
 
 def test_a_node_that_was_stopped_takes_nobody_for_dead(program: type[Program]) -> None:
