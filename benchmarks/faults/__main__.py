@@ -107,13 +107,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
     multiprocessing.set_forkserver_preload(["benchmarks.faults.workers"])
     console = Console(stderr=True)
-    console.print(f"seed {options.seed}, Python {platform.python_version()}, {multiprocessing.cpu_count()} cores")
+    where = f"seed {options.seed}, Python {platform.python_version()}, {multiprocessing.cpu_count()} cores"
+    console.print(where)
     outcomes = run_all(cases(options, size, SHORT_CONTROL if options.short else CONTROL), console)
     if options.json:
         with open(options.json, "w") as file:
             json.dump({"seed": options.seed, "outcomes": [report.as_json(each) for each in outcomes]}, file, indent=1)
     if options.markdown:
-        print(report.markdown(outcomes))
+        print(f"`python -m benchmarks.faults`, {where}\n\n{report.markdown(outcomes)}")
     else:
         for table in report.tables(outcomes):
             Console(width=200).print(table)

@@ -107,7 +107,6 @@ class Run:
 
     def _inject_all(self) -> None:
         """All faults of the plan; one that found no traffic is tried again at the end, as often as it is there."""
-        self._until(lambda: all(each.process.is_alive() for each in self._crew.all), 5.0)
         crew = self._crew
         crew.release(self._slice() // 2)
         self._until(lambda: crew.got > 0, 10.0)
