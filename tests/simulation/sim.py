@@ -14,8 +14,8 @@ from random import Random
 from typing import Any, Final, TypeAlias
 
 from fiberq.abc import Buffer
+from fiberq.driven import HEARTBEAT, LULL
 from fiberq.errors import NodeError
-from fiberq.link import HEARTBEAT, LULL
 from fiberq.protocol.batch import Run
 from fiberq.protocol.broker import Broker
 from fiberq.protocol.client import Client, Request
