@@ -210,7 +210,9 @@ def _pickle_otherwise(
 def _item_error(kind: type[Exception], text: str) -> ItemError:
     """An `ItemError` that also those catch who expect what pickle raised, as it comes from multiprocessing."""
     try:
-        both: type[ItemError] = type("ItemError", (ItemError, kind), {"__reduce__": lambda one: (ItemError, one.args)})
+        both: type[ItemError] = type(
+            "ItemError", (ItemError, kind), {"__reduce__": lambda one: (_item_error, (kind, *one.args))}
+        )
         return both(text)
     except TypeError:  # the classes do not go together
         return ItemError(text)

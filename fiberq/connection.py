@@ -185,12 +185,14 @@ class ZConnection:
     def close(self) -> None:
         """Flush and close; idempotent."""
         self._closed = True
+        wait = False  # nor for the other one, if the first is interrupted
         try:
             if self._writes is not None:
                 self._writes.close()
+            wait = True
         finally:
             if self._reads is not None:
-                self._reads.close()
+                self._reads.close(wait)
 
     def _stop_reading(self) -> None:
         reads = self._reads

@@ -444,7 +444,13 @@ class Link(Driven):
 
     def poll(self, reader: Reader, deadline: float | None) -> bool:
         """Return whether an item can be taken without waiting; blocks for one until `deadline`. `EOFError` is one."""
-        return bool(self._obtain(reader, reader, deadline, lambda *_: bool(reader.ready or reader.ended) or None))
+        found = bool(self._obtain(reader, reader, deadline, lambda *_: bool(reader.ready or reader.ended) or None))
+        if found and not reader.kind.keeps:  # the node takes it for received, but this process may end before that
+            with self._lock:
+                if not (self.error or self._closed):
+                    reader.cancel(self._client.session, time.monotonic())
+                    self._transmit(time.monotonic())
+        return found
 
     def _obtain(
         self,

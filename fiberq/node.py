@@ -73,14 +73,13 @@ def serve(server: ServerSocket, broker: Broker, spin: float) -> None:
 def main(settings: dict[str, Any]) -> None:
     """Run a node for the process that started this one; say on standard output where it listens."""
     parent = settings["parent"]
-    for number in (signal.SIGINT, signal.SIGHUP):
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):  # whoever ends all processes ends the first one, too
         signal.signal(number, signal.SIG_IGN)
     logging.basicConfig(format="fiberq node: %(message)s")
     answers = os.dup(1)
     os.dup2(_error_output(), 1)  # a transport that prints something is no answer
     directory = private_directory()
     try:
-        signal.signal(signal.SIGTERM, lambda *_: _end(directory))
         threading.Thread(target=_watch, args=(parent, directory), daemon=True).start()
         try:
             transport = make(settings["target"])

@@ -19,6 +19,7 @@ from fiberq.settings import config
 __all__ = ["JoinableQueue", "Queue", "SimpleQueue", "SimpleQueuePull", "SimpleQueuePush"]
 
 T = TypeVar("T")
+Q = TypeVar("Q", bound="_Queue[Any]")
 
 
 class _Queue(Generic[T]):
@@ -192,9 +193,12 @@ class _Queue(Generic[T]):
         return connection
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_sides": {}}
+        kept = {
+            key: value for key, value in self.__dict__.items() if key != "__orig_class__"
+        }  # which typing leaves there
+        return {**kept, "_sides": {}}
 
-    def __enter__(self) -> Any:
+    def __enter__(self: Q) -> Q:  # noqa: PYI019 - Python 3.10 has no Self
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -247,7 +251,8 @@ class SimpleQueue(_Queue[T]):
         return object.__new__(cls)
 
     def __init__(self, *, name: str | None = None, max_deliveries: int | None = None) -> None:
-        self._make(Kind(self._kind), name, max_deliveries)
+        kind = self._kind or ("push" if config.use_push_queue else "pull")  # none: of a class derived from this one
+        self._make(Kind(kind), name, max_deliveries)
 
     def put(self, obj: T, *, sync: bool = False) -> None:
         """Put an object that can be pickled.

@@ -117,6 +117,7 @@ ASKING: dict[str, Callable[[Things], object]] = {
     "a new queue": lambda _: Queue(),
     "a new pipe": lambda _: Pipe(),
     "close": lambda things: (things.simple.put(2), things.simple.close()),
+    "close of a connection": lambda things: (things.left.send(2), things.left.close()),
 }
 
 

@@ -523,3 +523,25 @@ print([worker.exitcode for worker in workers])
     assert running.read() == "the node went on"
     assert running.read() == "[0, 0, 0, 0]"
     running.wait()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=str)
+def test_a_signal_that_goes_to_all_processes_leaves_the_node_to_the_program(
+    program: type[Program], number: signal.Signals
+) -> None:
+    running = program("""
+import sys
+from fiberq import SimpleQueue
+q = SimpleQueue()
+q.put("item", sync=True)
+print("ready", flush=True)
+sys.stdin.readline()
+print(q.get(), flush=True)
+""")
+    assert running.read() == "ready"
+    node = node_of(running.pid)
+    os.kill(node, number)
+    running.write("go on")
+    assert running.read() == "item"
+    running.wait()
+    until(lambda: node not in processes())

@@ -26,7 +26,7 @@ from workers import (
     stay,
 )
 
-from fiberq import Pipe, SimpleQueue, ZConnection, config
+from fiberq import Pipe, SimpleQueue, ZConnection, config, wait
 from fiberq.errors import (
     AddressError,
     ClosedError,
@@ -457,3 +457,29 @@ def test_a_handle_on_a_channel_that_is_not_there_raises() -> None:
         connection = ZConnection((sock_type, f"{node}?00c0ffee00c0ffee/{end}"))
         with pytest.raises(EOFError):
             connection.poll() if sock_type != "w" else connection.send(1)
+
+
+def see(end: Any, told: Any, how: str) -> None:
+    told.put("ready", sync=True)
+    if how == "poll":
+        assert end.poll(PATIENCE)
+    else:
+        assert wait([end], PATIENCE) == [end]
+    told.put("seen", sync=True)
+    signal.pause()
+
+
+@every_method
+@pytest.mark.parametrize("how", ["poll", "wait"])
+def test_a_message_that_was_only_seen_by_a_process_that_is_killed_goes_to_another(how: str, crew: Crew) -> None:
+    receiver, sender = Pipe(False)
+    with SimpleQueue[str]() as told:
+        process = crew.start(see, receiver, told, how)
+        assert told.get(timeout=PATIENCE) == "ready"
+        sender.send("message")
+        assert told.get(timeout=PATIENCE) == "seen"
+        crew.kill(process)
+        assert receiver.poll(PATIENCE)
+        assert receiver.recv() == "message"
+    receiver.close()
+    sender.close()

@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import chain
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
@@ -30,7 +30,7 @@ from workers import (
     work_until_none,
 )
 
-from fiberq import SimpleQueue, SimpleQueuePull, SimpleQueuePush, ZConnection, config
+from fiberq import Queue, SimpleQueue, SimpleQueuePull, SimpleQueuePush, ZConnection, config
 from fiberq.errors import ClosedError, DirectionError, HandleError, ItemError
 
 pytestmark = pytest.mark.usefixtures("transport")
@@ -956,3 +956,33 @@ for number in range(5000):
 """)
     running.wait()
     assert [q.get(timeout=PATIENCE) for _ in range(5000)] == list(range(5000))
+
+
+T = TypeVar("T")
+
+
+class Mine(SimpleQueue[Any]):
+    """As the standard library's can be derived from."""
+
+
+class MineToo(Queue[Any]):
+    pass
+
+
+@every_method
+@pytest.mark.parametrize("make", [Mine, MineToo, lambda: Queue["Undefined"](), lambda: Queue[T]()])
+def test_a_queue_of_a_class_of_ones_own_or_of_any_type_goes_to_a_child(make: Any, crew: Crew) -> None:
+    with make() as q, make() as back:
+        q.put("item")
+        q.put("stop")
+        crew.finish(crew.start(echo, q, back))
+        assert back.get(timeout=PATIENCE) == "item"
+
+
+def test_a_class_derived_from_simple_queue_follows_the_setting() -> None:
+    config.use_push_queue = True
+    try:
+        with Mine() as q:
+            assert q._channel.attach().kind(q._channel.number).pushed
+    finally:
+        del config.use_push_queue

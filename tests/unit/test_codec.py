@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import threading
 from typing import Any
 
 import pytest
@@ -96,3 +97,12 @@ def test_an_object_that_cannot_be_pickled_raises_and_names_its_type() -> None:
 
     with pytest.raises(ItemError, match="Stubborn"):
         encode(Stubborn())
+
+
+def test_an_item_error_is_of_the_class_that_pickle_raised_in_another_process_too() -> None:
+    with pytest.raises(ItemError) as raised:
+        encode(threading.Lock())
+    again = pickle.loads(pickle.dumps(raised.value))
+    assert isinstance(again, ItemError)
+    assert isinstance(again, TypeError)
+    assert str(again) == str(raised.value)
