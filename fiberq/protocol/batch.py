@@ -38,7 +38,7 @@ class Batch:
 class Run:
     """Consecutive items of one batch, with their places in their queue: item i stands at `place + i * stride`."""
 
-    __slots__ = ("batch", "deaths", "deliveries", "end", "failures", "first", "place", "returned", "stride")
+    __slots__ = ("batch", "deaths", "deliveries", "end", "failures", "first", "group", "place", "returned", "stride")
 
     def __init__(self, batch: Batch, first: int, end: int, place: int = 0, stride: int = 1) -> None:
         self.batch = batch
@@ -49,6 +49,7 @@ class Run:
         self.returned = False  # another reader had it, and gave it back unstarted
         self.deliveries = 0  # readers that had it, and may have started it
         self.deaths = 0  # readers that died while they had it
+        self.group = 1  # how many suspects may be delivered together
         self.failures = 0  # of its deliveries: a reader died while it had it alone, or gave it back as failed
 
     @classmethod
@@ -131,6 +132,7 @@ class Run:
         return self is other or (
             self.deliveries == other.deliveries
             and self.deaths == other.deaths
+            and self.group == other.group
             and not self.batch.parts
             and not other.batch.parts
         )
@@ -139,6 +141,7 @@ class Run:
         self.returned = origin.returned
         self.deliveries = origin.deliveries
         self.deaths = origin.deaths
+        self.group = origin.group
         self.failures = origin.failures
         return self
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from fiberq.protocol.batch import Run
-from fiberq.protocol.device import IN_COMPANY, Device, Key, Memory
+from fiberq.protocol.device import IN_COMPANY, NEAR, Device, Key, Memory
 from fiberq.protocol.frames import DELIVER, RECALL, TAKEN, Frame, Items, Ready, read_deliver, read_ranges, split
 from fiberq.protocol.kinds import Kind
 from fiberq.protocol.pull import LONGEST_ROUND, RECALL_AFTER, RECALL_PATIENCE, PullDevice
@@ -606,6 +606,52 @@ def test_an_item_that_kills_process_after_process_in_company_is_a_dead_letter_at
     assert [letter.reason for letter in desk.device.dead_letters.values()] == [
         f"{IN_COMPANY * 2} readers died while they had it among others"
     ]
+
+
+def read_all(desk: Desk, key: Key, until: bytes | None = None) -> bool:
+    """Let a reader take what it is given, and tell of it, until it is given `until`; return whether it is."""
+    told = 0
+    while True:
+        got = desk.got.get(key, [])
+        if until in got:
+            return True
+        desk.device.ready(key, Ready(10_000, len(got), 1), 0.0)
+        if len(desk.got.get(key, [])) == told:
+            return False
+        told = len(desk.got[key])
+
+
+@pytest.mark.parametrize("device", [PullDevice, PushDevice])
+def test_what_a_dead_reader_was_sent_ahead_does_not_come_one_by_one(device: type[PullDevice | PushDevice]) -> None:
+    desk = Desk(device)
+    everything = [b"%d" % number for number in range(8000)]
+    desk.put(*everything)
+    desk.device.ready("dead", Ready(10_000, 0, 0), 0.0)
+    desk.device.ready("dead", Ready(10_000, 100, 0, [(99, 100)]), 0.0)
+    desk.deliveries.clear()
+    desk.device.lost("dead", 0.0)
+    assert not read_all(desk, "heir")
+    assert desk.got["heir"] == everything[99:]
+    counts = [count for _, count in desk.deliveries]
+    assert counts[: NEAR + 1] == [1] * (NEAR + 1)
+    assert len(counts) < 60
+
+
+@pytest.mark.parametrize("device", [PullDevice, PushDevice])
+@given(place=st.integers(0, 7999))
+@settings(max_examples=30, deadline=None)
+def test_a_poisoned_item_is_found_wherever_it_is(device: type[PullDevice | PushDevice], place: int) -> None:
+    desk = Desk(device, max_deliveries=3)
+    everything = [b"%d" % number for number in range(8000)]
+    desk.put(*everything)
+    desk.device.ready(0, Ready(10_000, 0, 0), 0.0)
+    deaths = 1
+    desk.device.lost(0, 0.0)
+    while read_all(desk, deaths, everything[place]):
+        desk.device.lost(deaths, 0.0)
+        deaths += 1
+    assert [bytes(letter.run.payload()) for letter in desk.device.dead_letters.values()] == [everything[place]]
+    assert deaths <= 1 + 6 + 3
 
 
 def test_the_items_of_a_closed_queue_are_forgotten() -> None:
