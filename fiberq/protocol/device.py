@@ -275,6 +275,8 @@ class Device(ABC):
                 if not self._condemned(run, alone):
                     runs.append(run)
         self._detached(reader, now)
+        for run in reader.queue:  # it had not begun these, but now they are late, and whoever gets them can know it
+            run.deliveries += 1
         self._put_back(None, [*runs, *reader.queue], now)
 
     def left(self, key: Key, now: float) -> None:
