@@ -86,18 +86,20 @@ class PushDevice(Device):
             self._serve(one, now)
 
     def _shares(self, runs: list[Run]) -> list[list[Run]]:
-        """What each reader gets of many items that others had: as many as the others, but in pieces. One by one, a
-        death would cost much time, and each of them an object from then on."""
-        ways = len(self._ring)
+        """What each reader gets of many items that others had: as many as the others, but in one piece. One by one, a
+        death would cost much time, and each of them an object and a frame of its own from then on."""
+        ways, total = len(self._ring), count(runs)
         shares: list[list[Run]] = [[] for _ in range(ways)]
+        dealt = 0
         for run in runs:
             start = 0
-            for rest in range(ways, 0, -1):
-                stop = start + (len(run) - start + rest - 1) // rest
-                if stop > start:
-                    shares[self._turn].append(run.part(start, stop))
-                    self._turn = (self._turn + 1) % ways
+            while start < len(run):
+                place = dealt * ways // total  # whose share this is
+                stop = min(len(run), start + -(-(place + 1) * total // ways) - dealt)
+                shares[(self._turn + place) % ways].append(run.part(start, stop))
+                dealt += stop - start
                 start = stop
+        self._turn = (self._turn + total) % ways
         return shares
 
     def _deal_out(self, run: Run) -> list[Reader]:

@@ -608,6 +608,25 @@ def test_an_item_that_kills_process_after_process_in_company_is_a_dead_letter_at
     ]
 
 
+@given(st.integers(2, 6), st.integers(1, 12), st.integers(1000, 3000))
+@settings(max_examples=30, deadline=None)
+def test_what_many_dead_push_readers_were_dealt_stays_in_large_pieces(readers: int, deaths: int, items: int) -> None:
+    desk = Desk(PushDevice)
+    desk.device.ready("first", Ready(0, 0, 0), 0.0)
+    desk.put(*(b"%d" % number for number in range(items * readers)))
+    keys = ["first", *range(readers - 1)]
+    for key in range(readers - 1):
+        desk.device.ready(key, Ready(0, 0, 0), 0.0)
+    for number in range(deaths):
+        desk.device.lost(keys.pop(0), 0.0)
+        if not keys or number < deaths - readers:
+            keys.append(f"new {number}")
+            desk.device.ready(keys[-1], Ready(0, 0, 0), 0.0)
+    queues = [desk.device.readers[key].queue for key in keys]
+    assert sum(len(run) for queue in queues for run in queue) == items * readers
+    assert sum(map(len, queues)) <= 1 + deaths * readers
+
+
 def read_all(desk: Desk, key: Key, until: bytes | None = None) -> bool:
     """Let a reader take what it is given, and tell of it, until it is given `until`; return whether it is."""
     told = 0
