@@ -175,7 +175,7 @@ class Crew:
 
     def _has_work(self, each: Worker, busy_readers: bool) -> bool:
         if each.reads:
-            return busy_readers or self.attempted > self.got
+            return self.system.shares if busy_readers else self.attempted > self.got
         return each.progress[0] != each.progress[1] or self._allowed(each) > each.progress[0]
 
     def _allowed(self, writer: Worker) -> int:

@@ -49,6 +49,10 @@ class End(Protocol):
 class System(Protocol):
     name: str
 
+    @property
+    def shares(self) -> bool:
+        """Whether a reader that is free gets what others have not begun with."""
+
     def way(self, slot: int, rng: random.Random) -> str:
         """How the process in this slot is to reach it."""
 
@@ -66,6 +70,10 @@ class Fiberq:
     relay: str
     bound: int
     queue: Any = None
+
+    @property
+    def shares(self) -> bool:
+        return self.kind != "SimpleQueuePush"
 
     def way(self, slot: int, rng: random.Random) -> str:
         """The first of the readers and of the writers always come by TCP."""
@@ -193,6 +201,7 @@ class Multiprocessing:
 
     queue: Any
     name: str = "multiprocessing.Queue"
+    shares: bool = True
 
     def way(self, slot: int, rng: random.Random) -> str:  # noqa: ARG002
         return "handle"
@@ -231,6 +240,7 @@ class RawZmq:
     directory: str
     readers: int
     name: str = "raw pyzmq PUSH/PULL"
+    shares: bool = False
 
     def way(self, slot: int, rng: random.Random) -> str:  # noqa: ARG002
         return "handle"
