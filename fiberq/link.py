@@ -120,7 +120,7 @@ class Link(Driven):
         """Hold what the parent held when it forked this process: its handles were copied, used or not."""
         answer = self.ask(op="inherit", token=token, holds=ancestor.holds())
         with self._lock:
-            self._learn(ancestor._client.kinds, answer["shut"])
+            self._learn(ancestor.kinds(), answer["shut"])
             self._handles.update(ancestor._handles)
             ancestor.heir = self
             self._dropped.extend(ancestor._dropped)
@@ -194,6 +194,10 @@ class Link(Driven):
 
     def holds(self) -> list[tuple[int, str]]:
         return [key for key, handles in list(self._handles.items()) if handles > 0]
+
+    def kinds(self) -> dict[int, Kind]:
+        """Of the channels that are held."""
+        return self._client.kinds
 
     def kind(self, channel: int) -> Kind:
         return self._client.kinds[channel]
