@@ -155,6 +155,8 @@ class QueueEnd:
     def done(self) -> None:
         try:
             self._queue.task_done()
+        except LeaseLost:
+            pass  # it was stopped for so long that another process got the task: it is told so, and goes on
         except NodeError as error:
             raise _told(error) from error
 
