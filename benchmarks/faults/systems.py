@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import fiberq
-from fiberq.errors import ConnectError, NodeError, ReadEnded, ShutDown
+from fiberq.errors import ConnectError, LeaseLost, NodeError, ReadEnded, ShutDown
 
 KINDS = ("SimpleQueuePull", "SimpleQueuePush", "Queue", "JoinableQueue", "Pipe")
 
