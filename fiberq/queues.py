@@ -302,7 +302,8 @@ class Queue(_Queue[T]):
         """Put an object that can be pickled.
 
         While the queue is full, blocks until it is not, or for `timeout` seconds; then, or without `block` at once,
-        raises `queue.Full`. Returns when the item is buffered, in order; with `sync` when the node has accepted it.
+        raises `queue.Full`. Returns when the item is buffered, in order; with `sync` when the node has accepted it, for
+        which there is no timeout: the item is put by then.
         Raises `fiberq.errors.ItemError` when `obj` cannot be pickled or is larger than `config.max_bytes`; `ShutDown`
         after `shutdown`; `NodeError` when the node is gone; `ClosedError` (a `ValueError`) after `close`.
         """
