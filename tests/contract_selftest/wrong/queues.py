@@ -240,7 +240,7 @@ class Doubles(Looks):
     def set_up(self) -> None:
         super().set_up()
         self.last: dict[int, tuple[Hashable, bytes]] = {}
-        self.deliveries: Counter[int] = Counter()
+        self.deliveries: Counter[int] = Counter()  # since it last did that
 
     def doubles(self, peer: Hashable, channel: int) -> bool:
         raise NotImplementedError
@@ -254,8 +254,9 @@ class Doubles(Looks):
         self.deliveries[frame.channel] += 1
         other, item = self.last.get(frame.channel, (peer, b""))
         self.last[frame.channel] = peer, items[-1]
-        if other == peer or self.deliveries[frame.channel] % 10 or not self.doubles(peer, frame.channel):
+        if other == peer or self.deliveries[frame.channel] < 10 or not self.doubles(peer, frame.channel):
             return frame
+        self.deliveries[frame.channel] = 0
         return join(frame, head, [item, *items[1:]])
 
 
