@@ -110,6 +110,11 @@ class Crew:
     def got(self) -> int:
         return sum(each.progress[0] for each in self.all if each.reads)
 
+    @property
+    def moved_at(self) -> float:
+        """When a reader last got something."""
+        return max((each.moved_at for each in self.all if each.reads), default=0.0)
+
     def release(self, items: int) -> None:
         """Let the writers put so many more, in all."""
         for slot in range(self.size.writers):

@@ -228,10 +228,8 @@ class Run:
             return
         self._note("all is put")
         self._until(lambda: all(each.stopped_until is None for each in crew.all), 5.0)
-        got, deadline = -1, 0.0
-        while not outcome.drained and (crew.got != got or time.monotonic() < deadline):
-            if crew.got != got:  # it goes on
-                deadline = time.monotonic() + 2 * self._size.patience
+        began = time.monotonic()
+        while not outcome.drained and time.monotonic() < max(began, crew.moved_at) + 2 * self._size.patience:
             self._until(self._is_quiet, self._size.patience)
             got = crew.got
             outcome.drained = self._probe.drained(2.0) and self._is_quiet() and crew.got == got
