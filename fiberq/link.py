@@ -9,7 +9,8 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Final, TypeVar
 
 from fiberq import codec
@@ -84,17 +85,29 @@ class Link(Driven):
 
         Raises `HandleError` if the one with this name is of another kind.
         """
-        answer = self.question(op="create", channel=channel, kind=kind, name=name, max_deliveries=max_deliveries)
-        number = int(answer["channel"])
-        if name is not None:  # an older handle on it may just have been let go of
-            for sides in handles:
-                self.hold(number, sides, None)
-            return number
-        with self._lock:
-            self._learn({number: kind}, [number] if answer["shut"] else [])
-            for sides in handles:
-                self._handles[number, sides] = 1
+        with self._opens():
+            answer = self.question(op="create", channel=channel, kind=kind, name=name, max_deliveries=max_deliveries)
+            number = int(answer["channel"])
+            if name is not None:  # an older handle on it may just have been let go of
+                for sides in handles:
+                    self.hold(number, sides, None)
+                return number
+            with self._lock:
+                self._learn({number: kind}, [number] if answer["shut"] else [])
+                for sides in handles:
+                    self._handles[number, sides] = 1
         return number
+
+    @contextmanager
+    def _opens(self) -> Iterator[None]:
+        """Keep what the node says meanwhile of channels that are not known to be held yet."""
+        with self._lock:
+            self._client.opening += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._client.opening -= 1
 
     def hold(self, channel: int, sides: str, token: str | None) -> None:
         """Count one more handle on these sides; the first one asks the node, and blocks until it answers.
@@ -108,22 +121,24 @@ class Link(Driven):
                 return
             self._opening.append(key)
         try:
-            answer = self.question(op="open", holds=[[channel, sides]], token=token)
-            with self._lock:
-                self._learn({channel: Kind.read(answer["kinds"][f"{channel:x}"])}, answer["shut"])
-                self._handles[key] = self._handles.get(key, 0) + 1
+            with self._opens():
+                answer = self.question(op="open", holds=[[channel, sides]], token=token)
+                with self._lock:
+                    self._learn({channel: Kind.read(answer["kinds"][f"{channel:x}"])}, answer["shut"])
+                    self._handles[key] = self._handles.get(key, 0) + 1
         finally:
             with self._lock:
                 self._opening.remove(key)
 
     def take_over(self, ancestor: Link, token: str) -> None:
         """Hold what the parent held when it forked this process: its handles were copied, used or not."""
-        answer = self.ask(op="inherit", token=token, holds=ancestor.holds())
-        with self._lock:
-            self._learn(ancestor.kinds(), answer["shut"])
-            self._handles.update(ancestor._handles)
-            ancestor.heir = self
-            self._dropped.extend(ancestor._dropped)
+        with self._opens():
+            answer = self.ask(op="inherit", token=token, holds=ancestor.holds())
+            with self._lock:
+                self._learn(ancestor.kinds(), answer["shut"])
+                self._handles.update(ancestor._handles)
+                ancestor.heir = self
+                self._dropped.extend(ancestor._dropped)
 
     def _learn(self, kinds: Mapping[int, Kind], shut: Iterable[int]) -> None:
         self._client.kinds.update(kinds)

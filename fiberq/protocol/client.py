@@ -41,6 +41,7 @@ class Client:
         self.node: str | None = None
         self.max_bytes = 1 << 62  # bytes that an item may have
         self.kinds: dict[int, Kind] = {}  # of the channels that are held
+        self.opening = 0  # questions under way whose answers make it more
         self.over: dict[int, str] = {}  # why nothing can be put into these channels any more
         self._grace = grace
         self.session.before_report = self._pump_everything
@@ -252,7 +253,7 @@ class Client:
     def _ended(self, frame: Frame, now: float) -> None:
         code = str(read_json(frame.body[0]).get("code"))  # type: ignore[arg-type]
         reader, writer = self.readers.get(frame.channel), self.writers.get(frame.channel)
-        if frame.channel not in self.kinds and reader is None and writer is None:
+        if not (self.opening or frame.channel in self.kinds or reader or writer):
             return  # it was let go of meanwhile
         if code in ("shut", "dropped"):
             self.shut_down(frame.channel, now)
