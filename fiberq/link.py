@@ -108,6 +108,8 @@ class Link(Driven):
         finally:
             with self._lock:
                 self._client.opening -= 1
+                if not self._client.opening and len(self._client.over) > len(self._client.kinds):
+                    self._client.forget_others()
 
     def hold(self, channel: int, sides: str, token: str | None) -> None:
         """Count one more handle on these sides; the first one asks the node, and blocks until it answers.

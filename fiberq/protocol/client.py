@@ -241,6 +241,10 @@ class Client:
                 self.pump(writer, now)
                 self.changed.append(writer)
 
+    def forget_others(self) -> None:
+        """Of what is not held it does not matter why nothing can be put there."""
+        self.over = {channel: code for channel, code in self.over.items() if channel in self.kinds}
+
     def _survey(self, channel: int, number: int, now: float) -> None:
         """The node wants to know how far this process is, and to have back the slots that it does not use."""
         reader, writer = self.readers.get(channel), self.writers.get(channel)
