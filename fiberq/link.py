@@ -362,11 +362,16 @@ class Link(Driven):
         default by this thread, who has use for `wanted` items."""
         caller = caller or _here(reader)
         session = self._client.session
+        claimed = reader.owes and reader.others and self._claim(reader)
 
         def look(now: float, waited: bool) -> Any:
+            nonlocal claimed
+            if claimed:
+                reader.waiting -= 1
+                claimed = False
             got = reader.take(caller)
             if got is not None:
-                if waited:
+                if waited and not reader.owes:
                     reader.arrived(now)
                 elif len(reader.ready) < reader.low:
                     reader.ask_ahead(session, now)
@@ -383,9 +388,35 @@ class Link(Driven):
             except ShutDown:
                 if not self._filled_again(reader):
                     raise
+            finally:
+                if claimed:
+                    self._unclaim(reader)
         if reader in self._bells:
             self._answer_bell(reader)
         return None if got is None else got[1]
+
+    def _claim(self, reader: Reader) -> bool:
+        """Block until the node knows that a caller, who is one of those that wait then, is about to receive a message
+        that somebody had only seen: else it would go to another, too, should this process die at once."""
+        with self._lock:
+            self._check()
+            now = time.monotonic()
+            reader.waiting += 1
+            reader.progress(self._client.session, now)
+            self._transmit(now)
+        try:
+            self.ask(op="stat", channel=reader.channel, **{"for": "answer"})
+        except BaseException:  # Ctrl-C, say: the next caller receives it
+            self._unclaim(reader)
+            raise
+        return True
+
+    def _unclaim(self, reader: Reader) -> None:
+        with self._lock:
+            reader.waiting -= 1
+            if not (self.error or self._closed):
+                reader.cancel(self._client.session, time.monotonic())
+                self._transmit(time.monotonic())
 
     def _filled_again(self, reader: Reader) -> bool:
         """Whether something has come into a queue that was drained after its shutdown: of a process that died, say."""

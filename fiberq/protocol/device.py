@@ -519,7 +519,8 @@ class Device(ABC):
             reader.bytes += run.size
         reader.begin()
         pieces, parts = body(runs)
-        self._send(reader.key, Frame(DELIVER, self.channel, pack_deliver(first, deliveries, pieces), parts))
+        delivery = pack_deliver(first, deliveries, len(self.readers) > 1, pieces)
+        self._send(reader.key, Frame(DELIVER, self.channel, delivery, parts))
 
 
 def _grouped(lease: Lease, told: int) -> Iterator[Run]:

@@ -58,7 +58,7 @@ _KINDS: Final = frozenset(range(HELLO, RESUME + 1)) | frozenset(range(PUT, TAKEN
 
 HEADER: Final = Struct("<BBBxQQQ")
 _COUNT: Final = Struct("<I")
-_DELIVER: Final = Struct("<QB")
+_DELIVER: Final = Struct("<QB?")
 _READY: Final = Struct("<QQHB")
 _RANGE: Final = Struct("<QQ")
 _WANT: Final = Struct("<QQIH")
@@ -178,17 +178,17 @@ def read_items(body: memoryview, parts: Sequence[Buffer]) -> Items:
     return Items(lengths, payload, ())
 
 
-def pack_deliver(first: int, deliveries: int, items: Sequence[Buffer]) -> tuple[Buffer, ...]:
-    return (_DELIVER.pack(first, min(deliveries, 0xFF)), *items)
+def pack_deliver(first: int, deliveries: int, others: bool, items: Sequence[Buffer]) -> tuple[Buffer, ...]:
+    return (_DELIVER.pack(first, min(deliveries, 0xFF), others), *items)
 
 
-def read_deliver(body: memoryview, parts: Sequence[Buffer]) -> tuple[int, int, Items]:
-    """The first item's number, how often all were delivered before, and the items."""
+def read_deliver(body: memoryview, parts: Sequence[Buffer]) -> tuple[int, int, bool, Items]:
+    """The first item's number, how often all were delivered before, whether there are other readers, and the items."""
     try:
-        first, deliveries = _DELIVER.unpack_from(body)
+        first, deliveries, others = _DELIVER.unpack_from(body)
     except error as cause:
         raise ProtocolError("a delivery is too short") from cause
-    return first, deliveries, read_items(body[_DELIVER.size :], parts)
+    return first, deliveries, others, read_items(body[_DELIVER.size :], parts)
 
 
 def split(items: Items) -> list[Buffer]:

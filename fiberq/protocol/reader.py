@@ -75,7 +75,8 @@ class Reader:
         self._told_waiting = 0  # callers that, as the node sees it, still wait
         self._told_started = 0  # it takes the items below this for started
         self._eager = False  # the node waits for news of what it delivered: it is delivered alone
-        self._owes = False  # a caller of `poll` left what the node took for started: who takes it must tell at once
+        self.others = False  # other processes read, too
+        self.owes = False  # nobody has received what was sent because one polls or listens: who takes it must tell
         self._told_held = False  # the newest report said that something is held
         self._reported = 0  # and that the items below this were started
         self._report_number = 0  # the frame of the newest report that may still be replaced
@@ -87,7 +88,8 @@ class Reader:
     # -- what comes --
 
     def deliver(self, frame: Frame, session: Session, now: float) -> None:
-        first, deliveries, items = frames.read_deliver(frame.body[0], frame.parts)  # type: ignore[arg-type]
+        body: memoryview = frame.body[0]  # type: ignore[assignment]
+        first, deliveries, self.others, items = frames.read_deliver(body, frame.parts)
         if first < self._next:
             raise ProtocolError("the node delivers an item twice")
         self._eager = deliveries > 0
@@ -101,8 +103,10 @@ class Reader:
             got = frames.split(items)
             self._next = first + len(got)
             self.ready.extend(zip(range(first, self._next), got, strict=True))
-        self.low = len(self.ready) + 1 if self._owes else self._ahead // 2
         begun = min(self._told_waiting, self._next - first)
+        if self.listening and begun < self._next - first and not self.kind.keeps:
+            self._owe()
+        self.low = len(self.ready) + 1 if self.owes else self._ahead // 2
         self._told_waiting -= begun
         self._told_started = max(self._told_started, first + begun)
         if begun > self.waiting:
@@ -120,7 +124,7 @@ class Reader:
                 break
         self._limit = self._next + self._needs
         self.low = 0
-        self._owes = False
+        self.owes = False
         if not self.kind.pushed:
             self._ahead = 1
         session.send(Frame(RETURN, self.channel, pack_ranges(_ranges(numbers))), now)
@@ -216,6 +220,11 @@ class Reader:
         self._disown()
         self._shared = True
 
+    def _owe(self) -> None:
+        self.owes = True
+        if not self._shared:
+            self._disown()  # no thread takes it without telling
+
     def _disown(self) -> None:
         if self.owner is not None and self.current >= 0:
             self._hold(self.owner, self.current)
@@ -299,8 +308,8 @@ class Reader:
 
     def ask_ahead(self, session: Session, now: float) -> None:
         """Less than `low` is ready and the caller goes on working: ask for more, in good time."""
-        if self._owes:
-            self._owes = False
+        if self.owes:
+            self.owes = False
             self._report(session, now)
         self._adapt(now)
         if self.kind.pushed:
@@ -380,7 +389,8 @@ class Reader:
             held = self._held()
         begun = min(self.waiting, self._next - started)  # callers that were woken, and have not run yet
         if started + begun < self._told_started and not self.kind.keeps:
-            self._owes, self.low = True, len(self.ready) + 1
+            self._owe()
+            self.low = len(self.ready) + 1
         self._told_waiting = self.waiting - begun
         self._told_listening = self.listening
         self._told_started = started + begun

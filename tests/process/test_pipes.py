@@ -7,13 +7,15 @@ import os
 import pickle
 import signal
 import socket
+import threading
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support import NOISE, PATIENCE, Crew, Program, every_method, fork, node_of, processes, reap, until
+from support import NOISE, PATIENCE, Crew, Program, every_method, fork, interrupted, node_of, processes, reap, until
 from workers import (
     answer_once,
     answer_through_handle,
@@ -483,3 +485,50 @@ def test_a_message_that_was_only_seen_by_a_process_that_is_killed_goes_to_anothe
         assert receiver.recv() == "message"
     receiver.close()
     sender.close()
+
+
+def receive_what_was_seen(how: str) -> None:
+    """Where several read, `recv` returns what `poll` or `wait` has seen when the node knows that, and not while that is
+    stopped."""
+    receiver, sender = Pipe(False)
+    crew = Crew("fork")
+    with SimpleQueue[str]() as told:
+        crew.start(stay, receiver, told)
+        assert told.get(timeout=PATIENCE) == "here"
+    assert not (wait([receiver], 0.0) if how == "wait" else receiver.poll())
+    for number in range(3):
+        sender.send(number)
+    assert wait([receiver], PATIENCE) if how == "wait" else receiver.poll(PATIENCE)
+    got: list[int] = []
+    thread = threading.Thread(target=lambda: got.append(receiver.recv()))
+    node = node_of(os.getpid())
+    os.kill(node, signal.SIGSTOP)
+    try:
+        with suppress(KeyboardInterrupt):
+            interrupted(receiver.recv)
+        thread.start()
+        thread.join(0.2)
+        assert thread.is_alive()
+    finally:
+        os.kill(node, signal.SIGCONT)
+    thread.join(PATIENCE)
+    assert [*got, receiver.recv(), receiver.recv()] == [0, 1, 2]
+    crew.end()
+    print("received", flush=True)
+
+
+@pytest.mark.parametrize("how", ["poll", "wait"])
+def test_a_message_that_was_seen_is_received_when_the_node_knows(
+    how: str, transport: str, program: type[Program]
+) -> None:
+    """Else it would go to another process as well, should this one die then. Ctrl-C meanwhile loses nothing."""
+    running = program(
+        f"""
+from fiberq import config
+from test_pipes import receive_what_was_seen
+config.transport = {transport!r}
+receive_what_was_seen({how!r})
+"""
+    )
+    assert running.read() == "received"
+    running.wait()

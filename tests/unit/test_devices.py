@@ -92,7 +92,7 @@ class DeviceMachine(RuleBasedStateMachine):
             return
         assert frame.kind == DELIVER
         assert not peer.away
-        first, redelivered, items = read_deliver(memoryview(b"".join(frame.body)), frame.parts)
+        first, redelivered, _, items = read_deliver(memoryview(b"".join(frame.body)), frame.parts)
         assert first == peer.next
         got = split(items)
         alone = {item for item in map(bytes, got) if item in self.suspects}
@@ -402,7 +402,7 @@ class Desk:
         if frame.kind == TAKEN:
             self.taken.setdefault(key, []).extend(read_ranges(frame.body[0]))  # type: ignore[arg-type]
             return
-        items = split(read_deliver(memoryview(b"".join(frame.body)), frame.parts)[2])
+        items = split(read_deliver(memoryview(b"".join(frame.body)), frame.parts)[3])
         self.got.setdefault(key, []).extend(map(bytes, items))
         self.deliveries.append((key, len(items)))
 

@@ -48,12 +48,12 @@ def test_a_header_is_read_back(kind: int, flags: int, seq: int, ack: int, channe
     assert list(received.parts) == [b"a", b"b"]
 
 
-@given(st.lists(BYTES, min_size=1, max_size=10), U64, st.booleans())
-def test_items_are_read_back(items: list[bytes], first: int, redelivered: bool) -> None:
+@given(st.lists(BYTES, min_size=1, max_size=10), U64, st.integers(0, 255), st.booleans())
+def test_items_are_read_back(items: list[bytes], first: int, deliveries: int, others: bool) -> None:
     packed = frames.pack_items(array("I", map(len, items)).tobytes(), items)
     assert frames.split(frames.read_items(_body(packed), ())) == items
-    number, again, read = frames.read_deliver(_body(frames.pack_deliver(first, redelivered, packed)), ())
-    assert (number, again, frames.split(read)) == (first, redelivered, items)
+    *told, read = frames.read_deliver(_body(frames.pack_deliver(first, deliveries, others, packed)), ())
+    assert (told, frames.split(read)) == ([first, deliveries, others], items)
 
 
 @given(st.lists(BYTES, min_size=1, max_size=3))
