@@ -73,7 +73,8 @@ class Verdict:
 
 class _Watched(NamedTuple):
     inode: tuple[int, int]
-    """By which a descriptor is known again: its number may be somebody else's a moment after it was closed."""
+    """By which a descriptor is known again: its number may be somebody else's a moment after it was closed. Looked at
+    only where it matters, as it costs as much as all the rest."""
     heartbeat: float
     verdict: Verdict
 
@@ -126,7 +127,7 @@ def _inode(fd: int) -> tuple[int, int]:
 
 def _keep_alive(fd: int, heartbeat: float, ports: Container[int] | None) -> bool:
     """Whether it is a TCP connection that is meant."""
-    sock = _borrow(fd, -1)
+    sock = _borrow(fd, -1, -1)
     try:
         if sock.family not in (socket.AF_INET, socket.AF_INET6) or sock.type != socket.SOCK_STREAM:
             return False
@@ -166,12 +167,13 @@ def _shut_down(fd: int) -> None:
         sock.detach()
 
 
-def _borrow(fd: int, family: int = socket.AF_INET) -> socket.socket:
+def _borrow(fd: int, family: int = socket.AF_INET, kind: int = socket.SOCK_STREAM) -> socket.SocketType:
     """The caller has to `detach` it, lest it close the descriptor."""
+    if socket.getdefaulttimeout() is None:
+        return socket.SocketType(family, kind, 0, fd)  # The class above it takes longer.
     blocking = os.get_blocking(fd)
-    sock = socket.socket(family, socket.SOCK_STREAM if family >= 0 else -1, fileno=fd)
-    if socket.getdefaulttimeout() is not None:  # which has just made it non-blocking
-        os.set_blocking(fd, blocking)
+    sock = socket.SocketType(family, kind, 0, fd)
+    os.set_blocking(fd, blocking)
     return sock
 
 
@@ -194,9 +196,10 @@ def _run() -> None:
 def _look(fd: int, each: _Watched) -> bool:
     """Whether it is to be watched further."""
     try:
-        if _inode(fd) != each.inode:
+        reading = _read(fd)
+        if reading.attempts and _inode(fd) != each.inode:
             return False
-        if not each.verdict.vanished(_read(fd), time.monotonic()):
+        if not each.verdict.vanished(reading, time.monotonic()):
             return True
         own = os.dup(fd)  # From here on it cannot become somebody else's.
         try:

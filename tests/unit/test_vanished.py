@@ -77,12 +77,22 @@ def test_a_tcp_connection_is_watched_until_its_descriptor_is_closed(
     assert vanished._look(fd, known)
     one.close()
     assert not vanished._look(fd, known)
-    with socket.socket() as stranger:
-        if stranger.fileno() != fd:
-            os.dup2(stranger.fileno(), fd)
-        assert not vanished._look(fd, known)
-        if stranger.fileno() != fd:
-            os.close(fd)
+
+
+def test_a_stranger_with_the_number_of_a_descriptor_that_was_closed_is_left_alone(
+    connection: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = connection
+    fd = one.fileno()
+    watch(fd, HEARTBEAT)
+    known = vanished._watched[fd]
+    os.dup2(other.fileno(), fd)
+    monkeypatch.setattr(Verdict, "vanished", lambda *_: True)
+    monkeypatch.setattr(vanished, "_read", lambda _: Reading(1, 10.0))
+    assert not vanished._look(fd, known)
+    monkeypatch.setattr(vanished, "_read", lambda _: Reading(0, 10.0))
+    assert not vanished._look(fd, known)
+    assert other.send(b"alive") == 5
 
 
 def test_whoever_reads_finds_the_end_when_the_verdict_has_fallen(
