@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from fiberq.connection import Pipe, ZConnection
     from fiberq.context import get_context
     from fiberq.errors import ShutDown
+    from fiberq.opening import open  # noqa: A004
     from fiberq.queues import JoinableQueue, Queue, SimpleQueue, SimpleQueuePull, SimpleQueuePush
     from fiberq.waiting import wait
 
@@ -25,6 +26,7 @@ __all__ = [
     "ZConnection",
     "config",
     "get_context",
+    "open",
     "wait",
 ]
 
@@ -38,6 +40,7 @@ _HOMES = {
     "SimpleQueuePull": "fiberq.queues",
     "SimpleQueuePush": "fiberq.queues",
     "get_context": "fiberq.context",
+    "open": "fiberq.opening",
     "wait": "fiberq.waiting",
 }
 

@@ -28,7 +28,7 @@ class Address(NamedTuple):
     device: str | None = None
     """A device's id (16 lowercase hex digits) or name (any text); `None`: the node's default pipe."""
     end: str | None = None
-    """One of `ENDS`; set if and only if `device` is."""
+    """One of `ENDS`, or `None` for a whole queue."""
 
     @property
     def node(self) -> str:
@@ -39,9 +39,9 @@ class Address(NamedTuple):
 def parse(address: str) -> Address:
     """Return the parts of `address`. Raises `AddressError`, which names it and gives an example.
 
-    A device and its end follow a tcp location as ``/DEVICE/END``. In an ipc address, and in those of all other schemes,
-    they follow as ``?DEVICE/END``: a path has slashes of its own. Characters of a device's name other than letters,
-    digits and ``._~-`` are percent-encoded UTF-8.
+    A device and its end follow a tcp location as ``/DEVICE/END``, or a whole queue as ``/DEVICE``. In an ipc
+    address, and in those of all other schemes, they follow as ``?DEVICE/END``: a path has slashes of its own. What is
+    in a device's name beside letters, digits and ``._~-`` is percent-encoded UTF-8.
 
         tcp://127.0.0.1:9000    tcp://[::1]:9000/jobs/r    ipc:///run/fiberq/node.sock?00c0ffee00c0ffee/w
     """
@@ -61,7 +61,7 @@ def format(address: Address) -> str:  # noqa: A001
         from urllib.parse import quote
 
         name = quote(address.device, safe="", errors="replace")
-        text += f"{'/' if address.scheme == 'tcp' else '?'}{name}/{address.end}"
+        text += f"{'/' if address.scheme == 'tcp' else '?'}{name}{f'/{address.end}' if address.end else ''}"
     if parse(text) != address:
         raise _error(text, "it does not read back as the parts that it was made of")
     return text
@@ -82,10 +82,10 @@ def check_sock_type(sock_type: object) -> SockType:
     return sock_type
 
 
-def _parse_suffix(address: str, suffix: str) -> tuple[str, str]:
-    device, _, end = suffix.partition("/")
-    if end not in ENDS or not _DEVICE.fullmatch(device):
-        raise _error(address, f"DEVICE/END must follow the location, with END one of {', '.join(ENDS)}")
+def _parse_suffix(address: str, suffix: str) -> tuple[str, str | None]:
+    device, slash, end = suffix.partition("/")
+    if (slash and end not in ENDS) or not _DEVICE.fullmatch(device):
+        raise _error(address, f"DEVICE or DEVICE/END must follow the location, with END one of {', '.join(ENDS)}")
     if "%" in device:
         from urllib.parse import unquote
 
@@ -93,7 +93,7 @@ def _parse_suffix(address: str, suffix: str) -> tuple[str, str]:
             device = unquote(device, errors="strict")
         except UnicodeDecodeError:
             raise _error(address, "the device's name is not percent-encoded UTF-8") from None
-    return device, end
+    return device, end or None
 
 
 def _check_location(address: str, scheme: str, location: str) -> None:

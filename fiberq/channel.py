@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from pickle import dumps, loads
 from threading import RLock, Thread, get_ident
 from time import monotonic
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from fiberq import aio
 from fiberq.abc import Buffer
@@ -28,7 +28,7 @@ from fiberq.codec import (
     sending,
     unladen,
 )
-from fiberq.errors import ClosedError, ConnectionEnded, HandleError, NodeError, TransportError
+from fiberq.errors import ClosedError, ConnectionEnded, DirectionError, HandleError, NodeError, TransportError
 from fiberq.lifeline import SpawnLifeline
 from fiberq.link import MAX_GATHERED, Link
 from fiberq.links import connect, known
@@ -61,6 +61,14 @@ class _Attempt(Thread):
             self.error = error
 
 
+class Recipe(NamedTuple):
+    """How to find a queue with a name again after its node was started anew: without a kind, if another has made it."""
+
+    name: str
+    kind: Kind | None = None
+    max_deliveries: int | None = None
+
+
 class Channel:
     """A grip on `sides` ("r", "w" or "rw") of channel `number` of the node at `endpoint`. Errors call it `label`."""
 
@@ -71,6 +79,7 @@ class Channel:
         "_link",
         "_pid",
         "_reader",
+        "_recipe",
         "_rings",
         "_token",
         "_writer",
@@ -82,13 +91,20 @@ class Channel:
     )
 
     def __init__(
-        self, endpoint: Endpoint, number: int, sides: str, token: str | None = None, label: str = "handle"
+        self,
+        endpoint: Endpoint,
+        number: int,
+        sides: str,
+        token: str | None = None,
+        label: str = "handle",
+        recipe: Recipe | None = None,
     ) -> None:
         self.endpoint = endpoint
         self.number = number
         self.sides = sides
         self.closed = False
         self.label = label
+        self._recipe = recipe
         self._last: tuple[Link, Writer | None] | None = None  # what it used when it was closed, if it was used
         self._lingers = True
         self._token = token  # what holds the channel while this handle is in flight
@@ -116,7 +132,9 @@ class Channel:
         Raises `HandleError` when the one with this name is of another kind.
         """
         number = link.create(number or new_number(), kind, sides, name, max_deliveries)
-        made = [cls(link.endpoint, number, side) for side in sides]
+        lasting = name is not None and link.endpoint.host is None  # a program's own node is never started anew
+        recipe = Recipe(name, kind, max_deliveries) if name is not None and lasting else None
+        made = [cls(link.endpoint, number, side, recipe=recipe) for side in sides]
         for channel in made:
             channel._link = link
         return made
@@ -398,13 +416,20 @@ class Channel:
         """Return the link, attached in this process. Blocks while it attaches."""
         self._check_open()
         link = self._link
-        return self._attach(link) if link is None or link.forked else link
+        return self._attach(link) if link is None or not self._usable(link) else link
+
+    def _usable(self, link: Link) -> bool:
+        """Whether this link still serves this handle. Raises what is wrong with it, for each thread once, if it is of a
+        node after which another may have been started."""
+        if link.forked:
+            return False
+        return link.error is None or self._recipe is None or not link.mourned()
 
     def _attach(self, ancestor: Link | None) -> Link:
         link = connect(self.endpoint)
         inherits = ancestor is not None and ancestor.latest() is link
         if not inherits:
-            link.hold(self.number, self.sides, self._token if self._pid == os.getpid() else None)
+            self._hold(link)
         with _joint:
             if self.closed or self._link is link:  # another thread was faster
                 if not inherits:
@@ -416,11 +441,24 @@ class Channel:
                 self._link = link
         return link
 
+    def _hold(self, link: Link) -> None:
+        recipe = self._recipe
+        try:
+            link.hold(self.number, self.sides, self._token if self._pid == os.getpid() else None)
+        except HandleError:
+            if recipe is None:
+                raise
+            if recipe.kind is None:
+                self.number = link.find(recipe.name).number
+                link.hold(self.number, self.sides, None)
+            else:
+                self.number = link.create(new_number(), recipe.kind, (self.sides,), recipe.name, recipe.max_deliveries)
+
     def _attach_by(self, deadline: float | None) -> Link | None:
         """As `attach`, but return `None` if it takes longer than until `deadline`. The attempt goes on for the next
         call; so one that has time for nothing succeeds at last. Without any time at all, it blocks as `attach` does."""
         link = self._link
-        if link is not None and not link.forked and not self.closed:
+        if link is not None and not self.closed and self._usable(link):
             return link
         if deadline is None or deadline <= monotonic():
             return self.attach()
@@ -444,6 +482,8 @@ class Channel:
     def _attached_writer(self, link: Link) -> Writer:
         writer = self._writer
         if writer is None:
+            if "w" not in self.sides:
+                raise DirectionError(f"{self.label} {self.number:016x} may only be read from")
             writer = self._writer = link.writer(self.number)
             if not self._lingers:
                 writer.lingers = False
@@ -452,6 +492,8 @@ class Channel:
     def _attached_reader(self, link: Link) -> Reader:
         reader = self._reader
         if reader is None:
+            if "r" not in self.sides:
+                raise DirectionError(f"{self.label} {self.number:016x} may only be written to")
             reader = self._reader = link.reader(self.number)
         return reader
 
@@ -484,7 +526,34 @@ class Channel:
         elif sending.flights is not None:  # this process holds the channel until whoever gets the item does
             token = os.urandom(8).hex()
             sending.flights.append(Flight(self.attach(), token, [(self.number, self.sides)]))
-        return Channel, (self.endpoint, self.number, self.sides, token, self.label)
+        return Channel, (self.endpoint, self.number, self.sides, token, self.label, self._recipe)
+
+    def grip(self, sides: str) -> Channel:
+        """Another handle on the same queue."""
+        return Channel(self.endpoint, self.number, sides, recipe=self._recipe)
+
+    def stats(self) -> dict[str, Any]:
+        """What the node tells of it."""
+        return self.attach().stats(self.number)
+
+    @property
+    def name(self) -> str:
+        """What the node calls it: its name, or else its number."""
+        return f"{self.number:016x}" if self._recipe is None else self._recipe.name
+
+    def restrict(self, sides: str, seconds: float | None) -> Channel:
+        """A handle that can do no more than this one, only with `sides`, and only for so long."""
+        return self.under(self.restricted_key([(self.number, sides)], seconds), sides)
+
+    def under(self, key: str, sides: str | None = None) -> Channel:
+        """A handle with the rights that are in `key`."""
+        recipe = None if self._recipe is None else Recipe(self._recipe.name)
+        endpoint = self.endpoint._replace(key=key)
+        return Channel(endpoint, self.number, sides or self.sides, label=self.label, recipe=recipe)
+
+    def restricted_key(self, holds: list[tuple[int, str]], seconds: float | None) -> str:
+        """What the node gives someone who is to do no more than that. Raises `AccessError` if it listens nowhere."""
+        return str(self.attach().question(op="restrict", holds=holds, seconds=seconds)["key"])
 
 
 def _spawning() -> Any:

@@ -93,6 +93,34 @@ class ZConnection:
         number = some.number if sock_type != "rw" else some.number & ~1
         return sock_type, format(Address(node.scheme, node.location, f"{number:016x}", end))
 
+    @property
+    def url(self) -> str:
+        """What `fiberq.open` makes a connection to the same end of, on any machine that reaches the node: a secret, if
+        that listens on a network, for it carries this handle's rights."""
+        from fiberq.opening import url
+
+        some = self._reads or self._writes
+        assert some is not None
+        return url(some.endpoint, some.name, parse(self.handle[1]).end)
+
+    def restrict(self, right: str | None = None, *, expires: float | None = None) -> ZConnection:
+        """Return a connection to the same end that can only "put" (send), or only "get" (receive), or as much as this
+        one, for no longer than `expires` seconds.
+
+        What the other one may do is signed, and checked, by the node: whoever gets only that, or its `url`, can do no
+        more. `fiberq revoke` takes it back. Asks the node. Raises `AccessError` if that listens on no network.
+        """
+        from fiberq.opening import check_right
+
+        sides = "rw" if right is None else check_right(right)
+        reads = self._reads if "r" in sides else None
+        writes = self._writes if "w" in sides else None
+        both = [each for each in (reads, writes) if each is not None]
+        if not both:
+            raise DirectionError(f"this connection cannot {right}")
+        key = both[0].restricted_key([(each.number, each.sides) for each in both], expires)
+        return ZConnection._made(reads and reads.under(key), writes and writes.under(key))
+
     def send(self, obj: object) -> None:
         """Send an object that can be pickled; returns when it is buffered.
 
@@ -244,7 +272,8 @@ def _device(address: Address, sock_type: SockType) -> tuple[int, str]:
     """The number of the channel that an address names, and the end of it."""
     if address.device is None:
         return DEFAULT_CHANNEL, sock_type
-    assert address.end in ENDS
+    if address.end is None:
+        raise AddressError(f"the address of {address.device} names no end: one of {', '.join(ENDS)} must follow")
     if address.end in ("r", "w") and sock_type != address.end:
         raise AddressError(f'the end "{address.end}" of {address.device} cannot be opened as "{sock_type}"')
     try:

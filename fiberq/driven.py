@@ -17,9 +17,10 @@ from errno import EPIPE
 from math import ceil
 from typing import Final, TypeVar
 
-from fiberq.abc import ClientSocket, Transport
+from fiberq.abc import ClientSocket, Credentials, Transport
 from fiberq.address import parse
 from fiberq.errors import (
+    AccessError,
     ClosedError,
     ConnectError,
     ConnectionLost,
@@ -91,12 +92,14 @@ class Driven(ABC):
 
     def __init__(self, endpoint: Endpoint, transport: Transport) -> None:
         self.endpoint = endpoint
-        self.address = parse(endpoint.address)
+        self.address = parse(endpoint.from_here())
         self.error: NodeError | None = None
+        self._mourners: set[int] = set()  # threads that were told of the error
         self._transport = transport
         self._lock = ShieldedLock()
         self._grace = self.address.scheme != "ipc"
-        self._client = Client(os.urandom(16).hex(), self._grace)
+        self._credentials, token = _split(endpoint.key)
+        self._client = Client(os.urandom(16).hex(), self._grace, token)
         self._driver: _Driver | None = None  # the caller that drives
         self._io_drives = False
         self._polling: list[_Driver] = []  # who polls: the driver, and who was taken for stopped
@@ -288,8 +291,8 @@ class Driven(ABC):
 
     def _io_main(self) -> None:
         block_signals()
-        poller = self._make_poller(self._io_wakeup)
-        socket = self._socket
+        poller: select.poll | None = None
+        socket: ClientSocket | None = None
         while True:
             with self._lock:
                 if self._closed or self.error:
@@ -309,10 +312,14 @@ class Driven(ABC):
                 self._transmit(now)
                 self._notify()
                 down = self._down
+                if self.error:
+                    return
                 mine = self._driver is None and not down and (self._io_urgent or now - self._drove_at >= LULL)
                 self._io_urgent = False
                 if mine:
                     self._io_drives = True
+                    if socket is not self._socket:
+                        poller, socket = self._make_poller(self._io_wakeup), self._socket
                     timeout = min(pause, max(0.0, self._client.session.due() - now))
                 elif self._driver is None:
                     timeout = LULL
@@ -322,8 +329,7 @@ class Driven(ABC):
             if down:
                 self._reconnect()
             elif mine:
-                if socket is not self._socket:
-                    poller, socket = self._make_poller(self._io_wakeup), self._socket
+                assert poller is not None
                 poller.poll(ceil(timeout * 1000))
             else:
                 self._io_parked.acquire(timeout=timeout)
@@ -344,7 +350,7 @@ class Driven(ABC):
         except (ConnectionLost, ClosedError) as error:
             self._lose(error)
         except (NodeError, ProtocolError) as error:
-            self._die(str(error))
+            self._die(str(error), AccessError if isinstance(error, AccessError) else NodeError)
         self._transmit(now)
         if client.changed:
             self._notify()
@@ -375,14 +381,14 @@ class Driven(ABC):
         """A node's memory is not durable."""
         return f"the node at {self.endpoint.address} is gone, with its queues and the items in them ({error})"
 
-    def _die(self, text: str) -> None:
+    def _die(self, text: str, kind: type[NodeError] = NodeError) -> None:
         """Nothing will come of this link any more; all that wait raise."""
         if self.error is not None:
             return
         lost = sum(len(writer.items) for writer in self._client.writers.values()) + self._client.session.busy
         if lost and not self._closed:
             text += "; not all that this process put had been accepted"
-        self.error = NodeError(text)
+        self.error = kind(text)
         self._broken()
         self._socket.close()
         self._wake_everybody()
@@ -398,7 +404,8 @@ class Driven(ABC):
 
     def _check(self, writer: Writer | None = None) -> None:
         if self.error is not None:
-            raise NodeError(str(self.error))
+            self._mourners.add(threading.get_ident())
+            raise type(self.error)(str(self.error))
         if self._closed:
             if threading.current_thread().daemon:
                 raise SystemExit  # it ends with the process, and without a word
@@ -409,9 +416,9 @@ class Driven(ABC):
     # -- connecting --
 
     def _connect(self, timeout: float) -> ClientSocket:
-        socket = make_client(self.endpoint.target, self._transport)
+        socket = make_client(self.endpoint.target, self._transport, self._credentials)
         try:
-            socket.connect(self.endpoint.address, timeout)
+            socket.connect(self.address.node, timeout)
         except BaseException:
             socket.close()
             raise
@@ -494,6 +501,16 @@ class Driven(ABC):
             self._wake_everybody()
 
 
+def _split(key: str | None) -> tuple[Credentials | None, bytes]:
+    """What a transport needs of a node's key, and what the node wants to see."""
+    if key is None:
+        return None, b""
+    from fiberq.access import split_key  # which costs time, and few processes need
+
+    secret, token = split_key(key)
+    return Credentials(secret), token
+
+
 def ended(code: str) -> Exception:
     """The error for a reader or writer that came to its end, by the node's word for that."""
     if code in ("shut", "drained", "dropped"):
@@ -504,4 +521,4 @@ def ended(code: str) -> Exception:
         return WriteEnded(EPIPE, "the other end of the pipe is closed: nobody will read this")
     if code == "closed":
         return ClosedError("this handle was closed meanwhile")
-    return HandleError("the queue or pipe is gone: its last holder closed it or died")
+    return HandleError("the queue or pipe is gone: its last holder closed it or died, or it was deleted")

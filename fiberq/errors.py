@@ -10,6 +10,7 @@ from __future__ import annotations
 import queue
 
 __all__ = [
+    "AccessError",
     "AddressError",
     "ClosedError",
     "ConfigError",
@@ -60,7 +61,7 @@ class LeaseLost(FiberqError, ValueError):
 
 
 class HandleError(FiberqError, EOFError):
-    """The queue or pipe behind a handle is gone: its last holder closed it or died."""
+    """The queue or pipe behind a handle is gone: its last holder closed it or died, or somebody deleted it."""
 
 
 class ClosedError(FiberqError, ValueError, OSError):
@@ -94,6 +95,10 @@ class MessageTooLong(FiberqError, OSError):
 
 class NodeError(FiberqError, OSError):
     """The node that holds the queue cannot be reached, is gone, or refused this process."""
+
+
+class AccessError(NodeError, PermissionError):
+    """The node does not let this process do that: it has no right to it, or one that expired or was revoked."""
 
 
 class ProtocolError(FiberqError, OSError):

@@ -11,12 +11,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from fiberq import codec
 from fiberq.abc import Transport
 from fiberq.driven import HEARTBEAT, Driven, ended
 from fiberq.errors import (
+    AccessError,
     ClosedError,
     HandleError,
     ItemError,
@@ -46,6 +47,16 @@ MAX_GATHERED_BYTES: Final = 16 << 20
 MAX_UNDER_WAY: Final = 32
 """Frames of one writer that are under way, because reports follow each other faster than the node takes in results,
 before `put` waits."""
+
+
+class Found(NamedTuple):
+    """A channel that the node knows by a name."""
+
+    number: int
+    kind: Kind
+    name: str | None
+    sides: str
+    """Those that this process may use."""
 
 
 class Link(Driven):
@@ -131,6 +142,21 @@ class Link(Driven):
         finally:
             with self._lock:
                 self._opening.remove(key)
+
+    def find(self, name: str) -> Found:
+        """Ask the node for a queue or pipe by its name, or its number; blocks until it answers.
+
+        Raises `HandleError` if there is none.
+        """
+        answer = self.question(op="find", name=name)
+        return Found(int(answer["channel"]), Kind.read(answer["kind"]), answer["name"], str(answer["sides"]))
+
+    def mourned(self) -> bool:
+        """Whether this thread knows already that the link is broken: `True`, or the error is raised."""
+        if threading.get_ident() in self._mourners:
+            return True
+        self._check()
+        return False
 
     def take_over(self, ancestor: Link, token: str) -> None:
         """Hold what the parent held when it forked this process: its handles were copied, used or not."""
@@ -834,6 +860,16 @@ class Link(Driven):
             gathered = 0 if writer is None else len(writer.items)
         return gathered + int(self.question(op="stat", channel=channel)["qsize"])
 
+    def stats(self, channel: int) -> dict[str, Any]:
+        """What the node tells of a queue."""
+        with self._lock:
+            self._check()
+            self._progress(channel, time.monotonic())
+        answer = self.question(op="stats", channel=channel)
+        del answer["id"], answer["channel"]
+        kind = Kind.read(answer.pop("kind"))
+        return {"kind": kind.name, "maxsize": kind.maxsize, **answer}
+
     def _progress(self, channel: int, now: float) -> None:
         """Tell the node how far this process is with a channel, if it reads it."""
         reader = self._client.readers.get(channel)
@@ -959,10 +995,10 @@ def _here(reader: Reader) -> Hashable:
 
 
 def _granted(answer: dict[str, Any] | None) -> dict[str, Any]:
-    """What the node answered. Raises `HandleError` if it refused what was asked."""
+    """What the node answered. Raises `HandleError`, or `AccessError`, if it refused what was asked."""
     assert answer is not None
     if "error" in answer:
-        raise HandleError(answer["error"])
+        raise (AccessError if answer.get("code") == "denied" else HandleError)(answer["error"])
     return answer
 
 

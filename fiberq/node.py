@@ -15,15 +15,21 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from typing import Any, Final
 
 from fiberq.abc import Message, ServerSocket, Transport
+from fiberq.access import Authority, make_keys
 from fiberq.errors import FiberqError, TransportError
+from fiberq.listening import Listening, advertised, listen, near
 from fiberq.protocol.broker import Broker
-from fiberq.registry import make, make_server
+from fiberq.registry import make
 
 BURST: Final = 64
 """Messages that are taken in before what they caused is sent."""
+
+LOOK: Final = 0.25
+"""Seconds between two looks of a node that stands alone whether it is to end."""
 
 HICCUP: Final = 0.1
 """Seconds that this process may be late without having been stopped."""
@@ -32,8 +38,9 @@ LONGEST_PATH: Final = 80
 """Characters of the directory's path; of the socket's, systems allow 104 to 108."""
 
 
-def serve(server: ServerSocket, broker: Broker, spin: float) -> None:
-    """Run the node until the socket is closed. A busy node polls for `spin` seconds before it blocks.
+def serve(server: ServerSocket, broker: Broker, spin: float, over: Callable[[float], bool] | None = None) -> None:
+    """Run the node until the socket is closed, or `over`, which is asked every `LOOK` seconds, says so. A busy node
+    polls for `spin` seconds before it blocks.
 
     Its clock stands still while this process is stopped, or gets no processor: what others said meanwhile it has yet to
     hear, so nobody's time is up because of that.
@@ -43,13 +50,14 @@ def serve(server: ServerSocket, broker: Broker, spin: float) -> None:
     message, output = broker.message, broker.output
     now = monotonic()
     missed = 0.0
-    while True:
+    longest = float("inf") if over is None else LOOK
+    while over is None or not over(now):
         for peer, parts in output(now):
             send(peer, parts)
         latest = now + HICCUP
         event = recv(0)
         if event is None:
-            due = broker.due()
+            due = min(broker.due(), now + longest)
             until = min(now + spin, due)
             while event is None and monotonic() - missed < until:
                 event = recv(0)
@@ -83,9 +91,14 @@ def main(settings: dict[str, Any]) -> None:
         threading.Thread(target=_watch, args=(parent, directory), daemon=True).start()
         try:
             transport = make(settings["target"])
-            server = make_server(settings["target"], transport)
-            address = _bind(transport, server, directory)
-            answer = {"address": address, "directory": directory}
+            found = _listen(settings, transport, directory)
+            far = found.addresses[-1] if settings["listen"] else None
+            answer = {
+                "address": near(found.addresses[0]),
+                "directory": directory,
+                "key": found.authority and found.authority.owner_key,
+                "far": far and advertised(far, settings["advertise"]),
+            }
         except Exception as error:
             known = isinstance(error, FiberqError)
             answer = {"error": str(error) if known else "".join(traceback.format_exception(error))}
@@ -96,8 +109,8 @@ def main(settings: dict[str, Any]) -> None:
             return  # nobody is left to read it
         if "error" in answer:
             return
-        broker = Broker(os.urandom(8).hex(), **settings["broker"])
-        serve(server, broker, settings["spin_us"] / 1e6)
+        broker = Broker(os.urandom(8).hex(), authority=found.authority, **settings["broker"])
+        serve(found.server, broker, settings["spin_us"] / 1e6)
     finally:
         shutil.rmtree(directory, ignore_errors=True)
 
@@ -109,10 +122,24 @@ def _error_output() -> int:
         return os.open(os.devnull, os.O_WRONLY)
 
 
-def _bind(transport: Transport, server: ServerSocket, directory: str) -> str:
+def _listen(settings: dict[str, Any], transport: Transport, directory: str) -> Listening:
+    """Listen for this program, and, if that is set, on a network: there for all, if the transport cannot authenticate
+    over ipc."""
+    target, others, insecure = settings["target"], settings["listen"], settings["allow_insecure"]
+    own = _own_address(transport, directory)
+    if others is None:
+        return listen(target, transport, [own], None, None, insecure)
+    keys = make_keys()
+    try:
+        return listen(target, transport, [own, others], keys, Authority(keys), insecure)
+    except TransportError:
+        return listen(target, transport, [others], keys, Authority(keys), insecure)
+
+
+def _own_address(transport: Transport, directory: str) -> str:
     for address in transport.bind_any(directory):
         if address.startswith("ipc:"):
-            return server.bind(address)
+            return address
     raise TransportError(
         f"{type(transport).__qualname__} has no ipc:// addresses, at which a program's own node listens"
     )

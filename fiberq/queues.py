@@ -36,6 +36,39 @@ class _Queue(Generic[T]):
         self._channel.label = type(self).__name__
         self._sides: dict[str, ZConnection] = {}
 
+    @classmethod
+    def _on(cls: type[Q], channel: Channel) -> Q:  # noqa: PYI019 - Python 3.10 has no Self
+        """A queue that exists."""
+        self = cls.__new__(cls)
+        self._channel = channel
+        self._sides = {}
+        return self
+
+    @property
+    def url(self) -> str:
+        """What `fiberq.open` makes this queue of, on any machine that reaches its node: a secret, if that listens on a
+        network, for it carries this handle's rights."""
+        from fiberq.opening import url
+
+        return url(self._channel.endpoint, self._channel.name, None)
+
+    def restrict(self: Q, right: str, *, expires: float | None = None) -> Q:  # noqa: PYI019
+        """Return a handle on this queue that can only "put", or only "get", and for no longer than `expires` seconds.
+
+        What the other handle may do is signed, and checked, by the node: whoever gets only that handle, or its `url`,
+        can do no more. `fiberq revoke` takes it back. Asks the node. Raises `AccessError` if that listens
+        on no network.
+        """
+        from fiberq.opening import check_right
+
+        return self._on(self._channel.restrict(check_right(right), expires))
+
+    def stats(self) -> dict[str, Any]:
+        """Return what the node knows of this queue: items that wait, and their bytes; how many are in flight, and were
+        put, finished and delivered again since it was made; dead letters; the processes that read and write. Asks the
+        node; what readers have not told it yet (10 ms) it does not know."""
+        return self._channel.stats()
+
     def get(self, block: bool = True, timeout: float | None = None) -> T:
         """Return the next item; blocks until there is one, or for `timeout` seconds, then raises `queue.Empty`.
 
@@ -149,7 +182,7 @@ class _Queue(Generic[T]):
         return ZConnection._made(self._grip("r"), None)
 
     def _grip(self, sides: str) -> Channel:
-        grip = Channel(self._channel.endpoint, self._channel.number, sides)
+        grip = self._channel.grip(sides)
         grip.attach()
         return grip
 
@@ -185,7 +218,7 @@ class _Queue(Generic[T]):
         """A connection that is always the same one, attached at its first use, and closed when the queue is."""
         connection = self._sides.get(side)
         if connection is None:
-            grip = Channel(self._channel.endpoint, self._channel.number, side)
+            grip = self._channel.grip(side)
             connection = PoolReader._made(grip, None) if side == "r" else ZConnection._made(None, grip)
             if self._channel.closed:
                 connection.close()
@@ -250,7 +283,7 @@ class SimpleQueue(_Queue[T]):
             cls = SimpleQueuePush if config.use_push_queue else SimpleQueuePull
         return object.__new__(cls)
 
-    def __init__(self, *, name: str | None = None, max_deliveries: int | None = None) -> None:
+    def __init__(self, name: str | None = None, *, max_deliveries: int | None = None) -> None:
         kind = self._kind or ("push" if config.use_push_queue else "pull")  # none: of a class derived from this one
         self._make(Kind(kind), name, max_deliveries)
 
@@ -287,12 +320,17 @@ class Queue(_Queue[T]):
     """`multiprocessing.Queue`, shared by all processes that use the node: a pull queue that can have a bound.
 
     At most `maxsize` items are in it that no `get` has returned, exactly, however many processes put and get; 0 or less
-    means any number. `name`, `max_deliveries`, and what making one blocks for and raises, as for `SimpleQueue`.
+    means any number. ``Queue("jobs")`` is ``Queue(name="jobs")``. `name`, `max_deliveries`, and what making one blocks
+    for and raises, as for `SimpleQueue`.
     """
 
     _kind = "pull"
 
-    def __init__(self, maxsize: int = 0, *, name: str | None = None, max_deliveries: int | None = None) -> None:
+    def __init__(self, maxsize: int | str = 0, *, name: str | None = None, max_deliveries: int | None = None) -> None:
+        if isinstance(maxsize, str):
+            if name is not None:
+                raise TypeError("a queue has one name")
+            name, maxsize = maxsize, 0
         bound = operator.index(maxsize)
         if bound > MAX_BOUND:
             raise ValueError(f"maxsize must be at most {MAX_BOUND}, or 0 for any number, not {bound}")

@@ -13,13 +13,24 @@ from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
-from .abc import API_VERSION, Capabilities, ClientSocket, ServerSocket, Transport
+from .abc import API_VERSION, Capabilities, ClientSocket, Credentials, ServerSocket, Transport
 from .errors import TransportLoadError, UnknownTransport
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
-__all__ = ["GROUP", "Plugin", "available", "load", "load_target", "make", "make_client", "make_server", "resolve"]
+__all__ = [
+    "GROUP",
+    "Plugin",
+    "available",
+    "load",
+    "load_target",
+    "make",
+    "make_client",
+    "make_server",
+    "name_of",
+    "resolve",
+]
 
 T = TypeVar("T")
 
@@ -71,6 +82,17 @@ def resolve(name: str) -> str:
 
 
 @cache
+def name_of(target: str) -> str:
+    """Return the name under which the transport `target` is registered. Raises `UnknownTransport` if it is not."""
+    from importlib.metadata import entry_points
+
+    for entry in entry_points(group=GROUP):
+        if entry.value == target:
+            return entry.name
+    raise UnknownTransport(f"no installed plug-in registers the transport {target}")
+
+
+@cache
 def load_target(target: str) -> type[Transport]:
     """Import `target`, ``"module:Class"``, and return it if it is a usable transport.
 
@@ -115,21 +137,21 @@ def make(target: str, heartbeat: float | None = None) -> Transport:
         ) from error
 
 
-def make_server(target: str, transport: Transport) -> ServerSocket:
+def make_server(target: str, transport: Transport, credentials: Credentials | None = None) -> ServerSocket:
     """Return a server socket of `transport`, an instance of `target`. Raises `TransportLoadError` if its class lacks
     methods."""
-    return _socket(target, transport.server, ServerSocket.__abstractmethods__)
+    return _socket(target, transport.server, credentials, ServerSocket.__abstractmethods__)
 
 
-def make_client(target: str, transport: Transport) -> ClientSocket:
+def make_client(target: str, transport: Transport, credentials: Credentials | None = None) -> ClientSocket:
     """Return a client socket of `transport`, an instance of `target`. Raises `TransportLoadError` if its class lacks
     methods."""
-    return _socket(target, transport.client, ClientSocket.__abstractmethods__)
+    return _socket(target, transport.client, credentials, ClientSocket.__abstractmethods__)
 
 
-def _socket(target: str, make: Callable[[], T], methods: frozenset[str]) -> T:
+def _socket(target: str, make: Callable[..., T], credentials: Credentials | None, methods: frozenset[str]) -> T:
     try:
-        socket = make()
+        socket = make() if credentials is None else make(credentials)
     except TypeError as error:
         found = _ABSTRACT.match(str(error))
         if found is None:

@@ -56,7 +56,14 @@ class Config:
     use_push_queue: bool = False
     """`SimpleQueue()` makes a `SimpleQueuePush` instead of a `SimpleQueuePull`."""
     node: str | None = None
-    """The address or URL of the node to use, instead of starting one; an empty environment variable means none."""
+    """The URL or address of the node to use, instead of starting one, or the path of a file that has it in it; an empty
+    environment variable means none."""
+    listen: str | None = None
+    """Where a program's own node listens for other machines, too, such as ``tcp://0.0.0.0:0``; by default nowhere."""
+    advertise: str | None = None
+    """The host, or ``host:port``, at which other machines reach what `listen` binds; by default it is found out."""
+    allow_insecure: bool = False
+    """Listen on a network over a transport that cannot authenticate: whoever reaches the port may do everything."""
     connect_timeout: Seconds = 5.0
     """How long connecting to a node may take, in seconds."""
     reconnect_timeout: Seconds = 10.0

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from fiberq import inherit
 from fiberq.address import parse
-from fiberq.errors import NodeError, PlatformError
+from fiberq.errors import ConfigError, NodeError, PlatformError
 from fiberq.settings import config
 
 _BOOT = (
@@ -32,10 +32,31 @@ _started: dict[str, _Started] = {}
 
 
 class Endpoint(NamedTuple):
-    """Where a node is, and the transport (``"module:Class"``) that reaches it."""
+    """Where a node is, the transport (``"module:Class"``) that reaches it, and what it asks for: see `access`."""
 
     target: str
     address: str
+    key: str | None = None
+    far: str | None = None
+    """Where other machines reach it, if that is not `address`."""
+    host: str | None = None
+    """The name of the machine whose own addresses `address` is one of."""
+
+    def __repr__(self) -> str:
+        return f"Endpoint({self.target!r}, {self.address!r})"
+
+    def from_here(self) -> str:
+        """The address to connect to from this machine. Raises `NodeError` if the node cannot be reached from here."""
+        where = parse(self.address)
+        here = self.host in (None, os.uname().nodename)
+        if os.path.exists(where.location) if where.scheme == "ipc" else here:
+            return self.address
+        if self.far is None and not here:
+            raise NodeError(
+                f"this handle is of a queue on {self.host}, whose node listens on no network: start `fiberq serve` "
+                "there and set config.node, or set config.listen, such as tcp://0.0.0.0:0, before its first queue"
+            )
+        return self.far or self.address
 
 
 class _Started(NamedTuple):
@@ -51,21 +72,40 @@ def endpoint() -> Endpoint:
     """
     from fiberq.registry import resolve
 
-    target = resolve(config.transport)
     if config.node is not None:
-        return Endpoint(target, parse(config.node).node)
+        return at(config.node)
+    target = resolve(config.transport)
     if _lock._is_owned():  # type: ignore[attr-defined]
         raise RuntimeError("a signal's handler makes a queue while its thread is starting the node")
     with _lock:
         known = inherit.get("tree", {}).get(target)
-        return Endpoint(target, known) if known else _start(target)
+        return Endpoint(target, *known) if known else _start(target)
+
+
+def at(node: str) -> Endpoint:
+    """Return the node that a URL names, an address, or the first line of the file at a path.
+
+    Raises `AddressError` and `ConfigError`, which do not show what they are about.
+    """
+    from fiberq.access import read_url
+    from fiberq.registry import resolve
+
+    if "://" not in node:
+        path = os.path.expanduser(node.removeprefix("file:"))
+        try:
+            with open(path) as file:
+                node = file.readline().strip()
+        except OSError as error:
+            raise ConfigError(f"config.node names no URL, and no file that can be read: {error.strerror}") from None
+    url = read_url(node)
+    return Endpoint(resolve(url.transport or config.transport), url.address.node, url.key)
 
 
 def forget(gone: Endpoint) -> None:
     """The node of this tree is gone: the next queue starts another."""
     with _lock:
         tree = dict(inherit.get("tree", {}))
-        if tree.get(gone.target) == gone.address:
+        if tree.get(gone.target, [None])[0] == gone.address:
             del tree[gone.target]
             inherit.put("tree", tree)
         if gone.address in _started:
@@ -83,6 +123,9 @@ def _start(target: str) -> Endpoint:
         "parent": os.getpid(),
         "path": [os.path.abspath(path) for path in sys.path],
         "spin_us": config.spin_us,
+        "listen": config.listen,
+        "advertise": config.advertise,
+        "allow_insecure": config.allow_insecure,
         "broker": {
             "session_grace": config.session_grace,
             "session_timeout": config.session_timeout,
@@ -112,8 +155,9 @@ def _start(target: str) -> Endpoint:
         raise NodeError(f"the node for the transport {target} cannot start: {ready['error']}")
     address = str(ready["address"])
     _started[address] = _Started(process, ready["directory"])
-    inherit.put("tree", {**inherit.get("tree", {}), target: address})
-    return Endpoint(target, address)
+    found = [address, ready["key"], ready["far"], os.uname().nodename]
+    inherit.put("tree", {**inherit.get("tree", {}), target: found})
+    return Endpoint(target, *found)
 
 
 def _handshake(process: subprocess.Popen[bytes], settings: bytes, timeout: float) -> bytes | None:

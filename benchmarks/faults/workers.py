@@ -129,7 +129,7 @@ def mark_redelivered(noted: Ledger) -> set[int]:
     deliver, recalled = Reader.deliver, Reader.recalled
 
     def deliver_and_mark(self: Reader, frame: Any, session: Any, now: float) -> None:
-        _, redelivered, items = frames.read_deliver(frame.body[0], frame.parts)
+        _, redelivered, _, items = frames.read_deliver(frame.body[0], frame.parts)
         if redelivered:
             marked.update(codec.decode(item) for item in frames.split(items))
         deliver(self, frame, session, now)

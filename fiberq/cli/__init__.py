@@ -17,8 +17,14 @@ __all__ = ["COMMANDS", "main"]
 COMMANDS = {
     "contract": ("fiberq.cli.contract", "test a transport against the contract, rule by rule"),
     "dead-letters": ("fiberq.cli.dead_letters", "list the items that failed too often; put them back, or drop them"),
+    "delete": ("fiberq.cli.delete", "end a queue of a node for all who use it"),
     "demo": ("fiberq.cli.demo", "run a real job on worker processes, and check its result"),
+    "ls": ("fiberq.cli.ls", "list the queues of a node"),
     "new-transport": ("fiberq.cli.new_transport", "start a transport of your own, as a project to fill in"),
+    "purge": ("fiberq.cli.purge", "drop what waits in a queue of a node"),
+    "revoke": ("fiberq.cli.revoke", "take back the right that a URL carries"),
+    "serve": ("fiberq.cli.serve", "run a node that stands alone, for processes on any number of machines"),
+    "stats": ("fiberq.cli.stats", "tell of one queue, who reads and writes it, and how fast items go through"),
     "transports": ("fiberq.cli.transports", "list the installed transports, and why one can't be used"),
 }
 """The name of each subcommand, its module, and its line in ``fiberq --help``."""

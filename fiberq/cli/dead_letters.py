@@ -7,19 +7,18 @@ import sys
 from typing import Any
 
 from ..channel import Channel
-from ..errors import ConfigError, HandleError
+from ..errors import ConfigError
 from ..leases import DeadLetter
-from ..links import connect_tree
+from ..link import Link
 from ..protocol.kinds import Kind
-from ..settings import config
+from .nodes import add_node_arguments, connect, queues
 
 __all__ = ["add_arguments", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("queue", nargs="?", help="the queue's name or number; without it, all queues")
-    parser.add_argument("--node", metavar="ADDRESS", help="the node's address; default: config.node (FIBERQ_NODE)")
-    parser.add_argument("--transport", metavar="NAME", help="the node's transport; default: config.transport")
+    add_node_arguments(parser)
     parser.add_argument("--item", type=int, metavar="N", help="only the letter with this number")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--put-back", action="store_true", help="deliver them again, as if they had never failed")
@@ -29,16 +28,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the dead letters, after doing with them what was asked for; return 0."""
-    chosen = {"node": arguments.node, "transport": arguments.transport}
-    config.update(**{key: value for key, value in chosen.items() if value is not None})
-    if config.node is None:
-        raise ConfigError("which node? Give its address with --node or FIBERQ_NODE: a queue's repr() shows it")
     if arguments.drop and arguments.queue is None:
         raise ConfigError("--drop needs a queue")
+    link = connect(arguments)
     letters = [
         (queue, letter)
-        for queue in _queues(arguments.queue)
-        for letter in _letters(queue)
+        for queue in queues(link, arguments.queue)
+        for letter in (_letters(link, queue) if queue["dead"] else ())
         if arguments.item in (None, letter.place)
     ]
     for _, letter in letters:
@@ -50,19 +46,9 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _queues(wanted: str | None) -> list[dict[str, Any]]:
-    queues: list[dict[str, Any]] = connect_tree().question(op="queues")["queues"]
-    for queue in queues:
-        queue["number"] = f"{queue['channel']:016x}"
-    found = [queue for queue in queues if wanted in (None, queue["name"], queue["number"])]
-    if wanted is not None and not found:
-        raise HandleError(f"the node has no queue {wanted!r}")
-    return [queue for queue in found if queue["dead"]]
-
-
-def _letters(queue: dict[str, Any]) -> list[DeadLetter]:
+def _letters(link: Link, queue: dict[str, Any]) -> list[DeadLetter]:
     kind = Kind.read(queue["kind"])
-    channel = Channel(connect_tree().endpoint, queue["channel"], "r", label=kind.name)
+    channel = Channel(link.endpoint, queue["channel"], "r", label=kind.name)
     return [DeadLetter(channel, **letter) for letter in channel.dead_letters()]
 
 

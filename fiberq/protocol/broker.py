@@ -20,7 +20,8 @@ from functools import partial
 from typing import Any, Final
 
 from fiberq.abc import Buffer
-from fiberq.errors import ProtocolError
+from fiberq.access import Authority, Right
+from fiberq.errors import AccessError, ProtocolError
 from fiberq.protocol import frames
 from fiberq.protocol.device import Device, Memory
 from fiberq.protocol.frames import DEFAULT_CHANNEL, ENDED, Frame, Received, decode, pack_json, read_json
@@ -49,6 +50,9 @@ ASK_AGAIN: Final = 1.0
 MAX_REASON: Final = 1000
 """Characters that are kept of why an item failed."""
 
+MAX_HOST: Final = 255
+"""Characters that are kept of a host's name."""
+
 MAX_LISTED: Final = 1000
 """Dead letters that one answer tells of."""
 
@@ -59,9 +63,11 @@ SURVEY_PATIENCE: Final = 0.5
 class Member:
     """One client process, over all its connections. `peer` is the present one."""
 
-    def __init__(self, name: str, hello: dict[str, Any]) -> None:
+    def __init__(self, name: str, hello: dict[str, Any], right: Right) -> None:
         self.name = name
+        self.right = right
         self.pid = hello.get("pid")
+        self.host = str(hello.get("host", ""))[:MAX_HOST]
         self.grace = bool(hello.get("grace"))
         self.session = Session()
         self.peer: Hashable | None = None
@@ -73,7 +79,8 @@ class Member:
 
 
 class Channel:
-    def __init__(self, device: Device, permanent: bool = False) -> None:
+    def __init__(self, number: int, device: Device, name: str | None = None, permanent: bool = False) -> None:
+        self.names = (f"{number:016x}",) if name is None else (name, f"{number:016x}")
         self.device = device
         self.kind = device.kind
         self.is_pipe = self.kind.name == "pipe"
@@ -110,8 +117,11 @@ class Broker:
         session_timeout: float = 30.0,
         max_bytes: int = 1 << 30,
         max_deliveries: int = 5,
+        authority: Authority | None = None,
     ) -> None:
         self.node = node
+        self._authority = authority  # without one, everybody may do everything
+        self.draining = False  # nothing more is taken
         self.garbage = 0  # messages that were no frames
         self.memory = Memory()
         self._session_grace = session_grace
@@ -134,7 +144,9 @@ class Broker:
         self._surveys: dict[int, Survey] = {}
         self._survey_count = 0
         self._names: dict[str, int] = {}  # channels that have a name
-        self._channels[DEFAULT_CHANNEL] = Channel(self._device(DEFAULT_CHANNEL, Kind("pipe")), permanent=True)
+        self._limited: dict[Member, float] = {}  # when the rights of processes expire that have some
+        default = self._device(DEFAULT_CHANNEL, Kind("pipe"))
+        self._channels[DEFAULT_CHANNEL] = Channel(DEFAULT_CHANNEL, default, permanent=True)
 
     # -- events --
 
@@ -198,6 +210,8 @@ class Broker:
         for number, survey in list(self._surveys.items()):
             if survey.until <= now:
                 self._finish_survey(number)
+        for member in [member for member, end in self._limited.items() if end <= now]:
+            self._deny(member, "the right has expired")
         for member in self._touched:
             self._out += [(member.peer, message) for message in drain(member.session)]
         for member in self._touched:
@@ -213,9 +227,24 @@ class Broker:
         """When `output` is to be called next, if nothing else happens; infinity when never."""
         times = [device.alarm for device in self._alarms.values() if device.alarm is not None]
         times += [survey.until for survey in self._surveys.values()]
+        times += self._limited.values()
         for member in self._timed:
             times.append(member.session.due() if member.expires is None else member.expires)
         return min(times, default=float("inf"))
+
+    def drain(self, now: float) -> None:
+        """Take nothing more, but for what is on its way: the node is about to end."""
+        self._now = now
+        self.draining = True
+        for number, channel in self._channels.items():
+            for member, sides in channel.holders.items():
+                if isinstance(member, Member) and "w" in sides:
+                    self._pause(member, number)
+
+    def left(self) -> dict[str, tuple[int, int]]:
+        """The items that are not finished, by the name of their queue or pipe: all, and those that nobody has got."""
+        devices = {channel.names[0]: channel.device for channel in self._channels.values() if channel.device.unfinished}
+        return {name: (device.unfinished, device.qsize()) for name, device in devices.items()}
 
     # -- sessions --
 
@@ -231,7 +260,15 @@ class Broker:
             raise ProtocolError("a hello's pid is not a number")
         if not isinstance(name, str) or not isinstance(received, int) or not isinstance(hellos, int):
             raise ProtocolError("a hello names no session")
+        try:
+            right = Right() if self._authority is None else self._authority.check(bytes.fromhex(hello.get("token", "")))
+        except AccessError as error:
+            log.warning("process %s on %s was refused: %s", hello.get("pid"), str(hello.get("host"))[:MAX_HOST], error)
+            self._aside(peer, Frame(frames.REFUSED, 0, pack_json({"error": str(error), "code": "denied"})))
+            return
         member = self._members.get(name)
+        if member is not None and member.right != right:
+            raise ProtocolError("a session changes its rights")
         if self._by_peer.get(peer, member) is not member:
             raise ProtocolError("a connection changes its session")
         if member is not None and hellos <= member.hellos:
@@ -241,7 +278,10 @@ class Broker:
             self._aside(peer, Frame(frames.REFUSED, 0, pack_json({"error": text, "code": "expired"})))
             return
         if member is None:
-            member = self._members[name] = Member(name, hello)
+            member = self._members[name] = Member(name, hello, right)
+            log.info("process %s on %s came", member.pid, member.host)
+            if self._authority is not None and right.until:
+                self._limited[member] = self._now + self._authority.seconds_left(right)
         elif member.peer is not None:
             self._by_peer.pop(member.peer, None)
             member.session.disconnect()
@@ -287,6 +327,8 @@ class Broker:
                 self._tell_ended(member, frame.channel, "unread")
             elif channel.shut == "dropped":
                 self._tell_ended(member, frame.channel, "dropped")
+            elif not writes:
+                raise ProtocolError("a process put into what it does not hold")
             else:
                 device.put(member, frames.read_items(body, frame.parts), self._now)
                 self._restrain(member, frame.channel, device)
@@ -331,7 +373,15 @@ class Broker:
 
     def _refuse(self, member: Member, text: str) -> None:
         log.warning("process %s broke the protocol and was cut off: %s", member.pid, text)
-        self._aside(member.peer, Frame(frames.REFUSED, 0, pack_json({"error": text, "code": "protocol"})))
+        self._cut_off(member, text, "protocol")
+
+    def _deny(self, member: Member, text: str) -> None:
+        log.warning("process %s was cut off: %s", member.pid, text)
+        self._cut_off(member, text, "denied")
+
+    def _cut_off(self, member: Member, text: str, code: str) -> None:
+        if member.peer is not None:
+            self._aside(member.peer, Frame(frames.REFUSED, 0, pack_json({"error": text, "code": code})))
         self._end(member)
 
     def _goodbye(self, member: Member) -> None:
@@ -344,7 +394,9 @@ class Broker:
         self._end(member)
 
     def _end(self, member: Member) -> None:
+        log.info("process %s on %s went", member.pid, member.host)
         self._members.pop(member.name, None)
+        self._limited.pop(member, None)
         if member.peer is not None:
             self._by_peer.pop(member.peer, None)
         self._timed.pop(member, None)
@@ -374,13 +426,28 @@ class Broker:
             raise ProtocolError("a request's id is not a number")
         try:
             operation = _OPERATIONS[request["op"]]
-            answer = operation(self, member, request)
+            allowed = member.right.holds is None or self._allowed(member, request)
+            answer = operation(self, member, request) if allowed else _DENIED
         except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
             if isinstance(error, ProtocolError):
                 raise
             raise ProtocolError(f"a request cannot be read: {error!r}") from error
         if answer is not None:
             self._reply(member, request.get("id"), answer)
+
+    def _allowed(self, member: Member, request: dict[str, Any]) -> bool:
+        """Whether a process that may not do everything may do this."""
+        if request["op"] in _UNTOLD:
+            return True
+        if "holds" in request:
+            return all(self._may(member, int(number), str(sides)) for number, sides in request["holds"])
+        sides = _SIDES.get(request["op"])
+        return sides is not None and self._may(member, int(request["channel"]), sides)
+
+    def _may(self, member: Member, number: int, sides: str) -> bool:
+        """Whether a process may use these sides of a channel; of one that is not there, it learns no more than that."""
+        channel = self._channels.get(number)
+        return channel is None or member.right.allows(channel.names, sides)
 
     def _reply(self, member: Member, request: Any, answer: dict[str, Any], parts: Sequence[Buffer] = ()) -> None:
         if request is not None and self._members.get(member.name) is member:
@@ -408,7 +475,7 @@ class Broker:
         else:
             device = self._device(number, kind)
             device.max_deliveries = max_deliveries or device.max_deliveries
-            self._channels[number] = Channel(device, permanent=name is not None)
+            self._channels[number] = Channel(number, device, name, permanent=name is not None)
             if name is not None:
                 self._names[name] = number
         self._hold(member, number, "rw")
@@ -638,23 +705,116 @@ class Broker:
         self._regulate()
         return {}
 
+    # -- rights --
+
+    def _restrict(self, member: Member, request: dict[str, Any]) -> dict[str, Any]:
+        """Sign a right to less than the member itself has."""
+        if self._authority is None:
+            return {
+                "error": "this node listens on no network, so whoever reaches it may do everything",
+                "code": "denied",
+            }
+        holds = []
+        for number, sides in request["holds"]:
+            channel = self._channels.get(int(number))
+            if channel is None:
+                return _GONE
+            holds.append((channel.names[0], str(sides)))
+        seconds = request.get("seconds")
+        right = self._authority.narrow(member.right, tuple(holds), None if seconds is None else float(seconds))
+        return {"key": self._authority.key(right)}
+
+    def _revoke(self, _: Member, request: dict[str, Any]) -> dict[str, Any]:
+        """Take a right back, from all who have it now, too."""
+        number = int(request["number"])
+        if self._authority is None or number == 0:
+            return {"error": "that right cannot be revoked: it is the owner's", "code": "denied"}
+        self._authority.revoke(number)
+        those = [each for each in self._members.values() if each.right.number == number]
+        for each in those:
+            self._deny(each, "the right was revoked")
+        return {"cut off": len(those)}
+
+    # -- looking after it --
+
+    def _find(self, member: Member, request: dict[str, Any]) -> dict[str, Any]:
+        """Which queue or pipe goes by a name, or a number in hexadecimal digits; `sides`: that one may use of it."""
+        wanted = str(request["name"])
+        for number, channel in self._channels.items():
+            if wanted in channel.names and self._may(member, number, ""):
+                sides = "".join(side for side in "rw" if self._may(member, number, side))
+                return {"channel": number, "kind": channel.kind, "name": self._name(channel), "sides": sides}
+        return {"error": f"the node has no queue or pipe {wanted!r} that this process may use", "code": "gone"}
+
     def _queues(self, _: Member, __: dict[str, Any]) -> dict[str, Any]:
         """Tell of all queues: those with a name first."""
-        names = {number: name for name, number in self._names.items()}
-        numbers = sorted(self._channels, key=lambda number: (number not in names, names.get(number, ""), number))
-        return {
-            "queues": [
-                {
-                    "channel": number,
-                    "name": names.get(number),
-                    "kind": self._channels[number].kind,
-                    "qsize": self._channels[number].device.qsize(),
-                    "dead": len(self._channels[number].device.dead_letters),
-                }
-                for number in numbers
-                if not self._channels[number].is_pipe
-            ]
+        queues = [(number, channel) for number, channel in self._channels.items() if not channel.is_pipe]
+        queues.sort(key=lambda each: (self._name(each[1]) is None, self._name(each[1]) or "", each[0]))
+        return {"queues": [self._describe(number, channel) for number, channel in queues]}
+
+    def _stats(self, _: Member, request: dict[str, Any]) -> dict[str, Any]:
+        """Tell of one queue, and who uses it."""
+        number = int(request["channel"])
+        channel = self._channels.get(number)
+        if channel is None:
+            return _GONE
+        return self._describe(number, channel) | {
+            "readers": [self._who(each) for each in channel.device.readers],
+            "writers": [
+                self._who(each) for each, sides in channel.holders.items() if isinstance(each, Member) and "w" in sides
+            ],
         }
+
+    def _describe(self, number: int, channel: Channel) -> dict[str, Any]:
+        device = channel.device
+        qsize = device.qsize()
+        return {
+            "channel": number,
+            "name": self._name(channel),
+            "kind": channel.kind,
+            "qsize": qsize,
+            "in_flight": max(0, device.unfinished - qsize),
+            "bytes": device.bytes,
+            "put": device.accepted,
+            "finished": device.finished,
+            "redelivered": device.redelivered,
+            "dead": len(device.dead_letters),
+        }
+
+    def _name(self, channel: Channel) -> str | None:
+        return channel.names[0] if len(channel.names) > 1 else None
+
+    def _who(self, member: Any) -> dict[str, Any]:
+        return {"host": member.host, "pid": member.pid, "away": member.peer is None}
+
+    def _purge(self, _: Member, request: dict[str, Any]) -> dict[str, Any]:
+        """Drop what no reader has."""
+        number = int(request["channel"])
+        channel = self._channels.get(number)
+        if channel is None:
+            return _GONE
+        dropped = channel.device.purge()
+        self._check(number, channel)
+        self._regulate()
+        return {"dropped": dropped}
+
+    def _delete(self, _: Member, request: dict[str, Any]) -> dict[str, Any]:
+        """End a queue, with what is in it, for all who use it."""
+        number = int(request["channel"])
+        channel = self._channels.pop(number, None)
+        if channel is None or number == DEFAULT_CHANNEL:
+            return _GONE
+        self._names.pop(channel.names[0], None)
+        for each in list(channel.holders):
+            if isinstance(each, Member):
+                each.holds.pop(number, None)
+                self._tell_ended(each, number, "gone")
+        for each, asked in channel.joins:
+            self._reply(each, asked, _GONE)
+        channel.device.close()
+        self._unloading.append(channel)
+        self._regulate()
+        return {}
 
     # -- surveys --
 
@@ -693,6 +853,8 @@ class Broker:
     def _hold(self, member: Member, number: int, sides: str) -> None:
         both = "".join(sorted({*member.holds.get(number, ""), *sides} & {"r", "w"}))
         member.holds[number] = self._channels[number].holders[member] = both
+        if self.draining and "w" in sides:
+            self._pause(member, number)
 
     def _used_by(self, member: Member) -> list[tuple[int, Channel]]:
         return [(number, self._channels[number]) for number in member.holds if number in self._channels]
@@ -775,12 +937,18 @@ class Broker:
     def _restrain(self, writer: Member, number: int, device: Device) -> None:
         """Pause a writer while the node holds too much, and the writer's queue more than its share: a queue that nobody
         empties does not stop the others. So the node holds at most twice the limit."""
-        if self.memory.bytes > self._max_bytes and self._share(device) > 1 and (writer, number) not in self._paused:
+        if self.memory.bytes > self._max_bytes and self._share(device) > 1:
+            self._pause(writer, number)
+
+    def _pause(self, writer: Member, number: int) -> None:
+        if (writer, number) not in self._paused:
             self._paused[writer, number] = None
             self._send(writer, Frame(frames.PAUSE, number))
 
     def _regulate(self) -> None:
         """Let writers go on when there is room again."""
+        if self.draining:
+            return
         room = self.memory.bytes <= self._max_bytes * ROOM
         for member, number in list(self._paused):
             channel = self._channels.get(number)
@@ -793,7 +961,25 @@ class Broker:
         return device.bytes * len(self._channels) / self._max_bytes
 
 
-_GONE: Final = {"error": "the queue or pipe is gone: its last holder closed it or died", "code": "gone"}
+_DENIED: Final = {"error": "this process has no right to do that", "code": "denied"}
+_GONE: Final = {
+    "error": "the queue or pipe is gone: its last holder closed it or died, or it was deleted",
+    "code": "gone",
+}
+
+_UNTOLD: Final = ("landed", "arrived", "unused", "surveyed", "forget", "find")
+"""What a process says of what it has itself, or which sees to it what it may do."""
+
+_SIDES: Final = {
+    "stat": "",
+    "stats": "",
+    "join": "",
+    "lease": "r",
+    "shutdown": "rw",
+    "dead letters": "rw",
+    "dead letter": "rw",
+}
+"""The sides of a channel to which a process must have a right that asks for this; nobody else may ask for more."""
 
 _OPERATIONS: Final[dict[str, Any]] = {
     "create": Broker._create,
@@ -811,5 +997,11 @@ _OPERATIONS: Final[dict[str, Any]] = {
     "lease": Broker._lease,
     "dead letters": Broker._dead_letters,
     "dead letter": Broker._dead_letter,
+    "restrict": Broker._restrict,
+    "revoke": Broker._revoke,
+    "find": Broker._find,
     "queues": Broker._queues,
+    "stats": Broker._stats,
+    "purge": Broker._purge,
+    "delete": Broker._delete,
 }

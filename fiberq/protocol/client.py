@@ -11,7 +11,7 @@ from collections.abc import Container, Sequence
 from typing import Any
 
 from fiberq.abc import Buffer
-from fiberq.errors import NodeError, ProtocolError
+from fiberq.errors import AccessError, NodeError, ProtocolError
 from fiberq.protocol import frames
 from fiberq.protocol.frames import Frame, decode, pack_json, read_json
 from fiberq.protocol.kinds import Kind
@@ -29,10 +29,12 @@ class Request:
 
 
 class Client:
-    """`grace`: whether the node is to wait for this process when its connection breaks."""
+    """`grace`: whether the node is to wait for this process when its connection breaks. `token`: the right that it has
+    there, where one is asked for."""
 
-    def __init__(self, name: str, grace: bool) -> None:
+    def __init__(self, name: str, grace: bool, token: bytes = b"") -> None:
         self.name = name
+        self._token = token
         self.session = Session()
         self.writers: dict[int, Writer] = {}
         self.readers: dict[int, Reader] = {}
@@ -65,6 +67,8 @@ class Client:
             "resume": self.node is not None,
             "grace": self._grace,
             "pid": os.getpid(),
+            "host": os.uname().nodename,
+            "token": self._token.hex(),
         }
         self.session.send_aside(Frame(frames.HELLO, 0, pack_json(hello)))
 
@@ -75,7 +79,8 @@ class Client:
             self._welcome(read_json(received.body), now)
         elif received.kind == frames.REFUSED:
             answer = read_json(received.body)
-            raise NodeError(f"the node refused this process: {answer.get('error')}")
+            refusal = AccessError if answer.get("code") == "denied" else NodeError
+            raise refusal(f"the node refused this process: {answer.get('error')}")
         elif received.kind == frames.HELLO_FIRST:
             if self.welcomed:
                 self.hello()

@@ -197,6 +197,7 @@ class Device(ABC):
         self.max_deliveries = max_deliveries
         self.accepted = 0  # items ever put
         self.finished = 0  # items ever finished
+        self.redelivered = 0  # deliveries of items that had been delivered before
         self.bytes = 0  # of the items that are not finished
         self.dropped = False  # what would go back to the queue is finished instead
         self.alarm: float | None = None  # when `tick` is to be called next
@@ -387,7 +388,13 @@ class Device(ABC):
     def drop_queued(self) -> None:
         """What no reader has is finished, unread, and so is what comes back from now on."""
         self.dropped = True
-        self._discard(self._take_queued())
+        self.purge()
+
+    def purge(self) -> int:
+        """What no reader has is finished, unread; return how many items that was."""
+        runs = self._take_queued()
+        self._discard(runs)
+        return count(runs)
 
     # -- questions --
 
@@ -511,6 +518,8 @@ class Device(ABC):
         """Send items, which `gather` made one frame of, to a reader, and lease them to it."""
         first = reader.next
         deliveries = runs[0].deliveries
+        if deliveries:
+            self.redelivered += count(runs)
         if reader.leases:
             reader.leases[0].alone = False
         for run in runs:
