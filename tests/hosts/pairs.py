@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import queue
 import secrets
 import subprocess
@@ -25,11 +26,17 @@ Event = dict[str, Any]
 
 
 class Process:
-    """A process on a host, which does what `ends.py` can do."""
+    """A process on a host, which does what the program `script` can do."""
 
-    def __init__(self, host: Host) -> None:
-        words = sys.executable, str(ENDS)
-        self.process = host.start(*words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
+    def __init__(self, host: Host, script: Path = ENDS, **environment: str) -> None:
+        self.process = host.start(
+            *(sys.executable, str(script)),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            bufsize=1,
+            env={**os.environ, **environment},
+        )
         self._events: queue.Queue[Event] = queue.Queue()
         self.history: list[Event] = []
         threading.Thread(target=self._read, daemon=True).start()
@@ -145,6 +152,12 @@ class Pairs:
 
 def _options(kind: Kind) -> dict[str, Any]:
     return {"transport": kind.transport, "secret": kind.secret, "busy": kind.busy, "heartbeat": HEARTBEAT}
+
+
+def wait(seconds: float) -> None:
+    """Let time pass: what is tested is that nothing happens meanwhile, or that something takes long."""
+    end = monotonic() + seconds
+    until(lambda: monotonic() >= end, lambda: "", seconds + PATIENCE)
 
 
 def until(condition: Callable[[], bool], complaint: Callable[[], str], timeout: float = PATIENCE) -> None:

@@ -7,18 +7,12 @@ import signal
 from time import monotonic
 
 from network import Network
-from pairs import HEARTBEAT, Pairs, Process, every_kind, until
+from pairs import HEARTBEAT, Pairs, Process, every_kind, wait
 
-NOISE = 0.3
+NOISE = 0.5
 """Seconds that a busy machine may add."""
 BEYOND = 1.3 * 3 * HEARTBEAT
 """Seconds that are more than enough to be taken for vanished."""
-
-
-def wait(seconds: float) -> None:
-    """Let time pass: what is tested is that nothing happens."""
-    end = monotonic() + seconds
-    until(lambda: monotonic() >= end, lambda: "")
 
 
 def test_a_host_that_vanishes_is_reported_within_three_heartbeats_whether_anything_is_sent_or_not(
