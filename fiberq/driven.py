@@ -52,6 +52,9 @@ LULL: Final = 0.01
 REFUSALS: Final = 1.0
 """Seconds for which a connection over a network is tried again although it is refused, or breaks at once."""
 
+ATTEMPT: Final = 0.5
+"""Seconds after which a connection over a network is tried for anew, if it did not take longer before."""
+
 RETRY: Final = 0.01
 """Seconds before the second attempt to connect."""
 
@@ -95,6 +98,7 @@ class Driven(ABC):
         self.address = parse(endpoint.from_here())
         self.error: NodeError | None = None
         self._mourners: set[int] = set()  # threads that were told of the error
+        self._took = 0.0  # seconds that it took to connect
         self._transport = transport
         self._lock = ShieldedLock()
         self._grace = self.address.scheme != "ipc"
@@ -417,8 +421,10 @@ class Driven(ABC):
 
     def _connect(self, timeout: float) -> ClientSocket:
         socket = make_client(self.endpoint.target, self._transport, self._credentials)
+        began = time.monotonic()
         try:
             socket.connect(self.address.node, timeout)
+            self._took = time.monotonic() - began
         except BaseException:
             socket.close()
             raise
@@ -473,16 +479,20 @@ class Driven(ABC):
     def _reconnect(self) -> None:
         """Connect again, within `config.reconnect_timeout` seconds of silence or `REFUSALS` seconds of refusals."""
         self._socket.close()
-        began = time.monotonic()
+        began = lost_at = time.monotonic()
         deadline, refused_since = began + config.reconnect_timeout, began
         pause = RETRY
         while True:
+            longest = max(0.05, deadline - began)
+            if self._grace:
+                # A packet that is lost is sent again after 1 s at first: the node's grace may be over by then.
+                longest = min(longest, max(ATTEMPT, 3 * self._took, (began - lost_at) / 2))
             try:
-                socket = self._connect(max(0.05, deadline - began))
+                socket = self._connect(longest)
                 break
             except Exception as error:
                 now = time.monotonic()
-                if now - began > REFUSALS:
+                if now - began >= min(longest, REFUSALS):
                     refused_since = now  # this was silence
                 known = isinstance(error, TransportError)
                 if not known or self._closed or now >= deadline or now - refused_since >= REFUSALS:

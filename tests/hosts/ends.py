@@ -53,7 +53,7 @@ class End(threading.Thread):
         else:
             client = transport.client(credentials)
             try:
-                client.connect(order["connect"], 5)
+                client.connect(order["connect"], 10)
             except ConnectError as error:
                 tell(order["name"], "refused", why=str(error))
                 return

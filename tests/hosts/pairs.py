@@ -115,7 +115,9 @@ class Pairs:
     def expect(self, event: str, process: Process, timeout: float = PATIENCE) -> dict[str, Event]:
         """Return this event of each end at `process`; fail if one is missing."""
         found = process.await_events(event, self.names, timeout)
-        assert set(found) == set(self.names), f"not {event}: {sorted(set(self.names) - set(found))}"
+        assert set(found) == set(self.names), (
+            f"not {event}: {sorted(set(self.names) - set(found))}, {process.seen('refused')}"
+        )
         return found
 
     def reports(self) -> Iterator[tuple[str, Event, Event]]:
