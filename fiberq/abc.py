@@ -162,6 +162,11 @@ class Transport(ABC):
 
     api_version: ClassVar[int] = API_VERSION
     capabilities: ClassVar[Capabilities]
+    heartbeat: float = 1.0
+    """Seconds. The core sets it before it makes sockets. A TCP peer whose host has vanished is reported, as any other
+    that is gone, within three of these; one whose process is stopped, or busy, is not. So whoever answers must be the
+    other kernel, or a thread that needs nothing of the process (`fiberq.vanished` does it for a kernel's TCP socket). A
+    transport that has no such means may ignore this, and 0 switches it off."""
 
     @abstractmethod
     def server(self, credentials: Credentials | None = None) -> ServerSocket:

@@ -88,7 +88,7 @@ def main(settings: dict[str, Any]) -> None:
     try:
         threading.Thread(target=_watch, args=(parent, directory), daemon=True).start()
         try:
-            transport = make(settings["target"])
+            transport = make(settings["target"], settings["heartbeat"])
             found = _listen(settings, transport, directory)
             far = found.addresses[-1] if settings["listen"] else None
             answer = {

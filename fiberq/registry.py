@@ -114,11 +114,20 @@ def load_target(target: str) -> type[Transport]:
     return found  # type: ignore[no-any-return]
 
 
-def make(target: str) -> Transport:
-    """Return an instance of the transport `target`. Raises `TransportLoadError` when it cannot be loaded or made."""
+def make(target: str, heartbeat: float | None = None) -> Transport:
+    """Return an instance of the transport `target`. Raises `TransportLoadError` when it cannot be loaded or made.
+
+    `heartbeat`, in seconds, is `Transport.heartbeat`; `None` means `config.heartbeat`.
+    """
     transport_class = load_target(target)
+    if heartbeat is None:
+        from .settings import config
+
+        heartbeat = config.heartbeat
     try:
-        return transport_class()
+        transport = transport_class()
+        transport.heartbeat = heartbeat
+        return transport
     except KeyboardInterrupt:
         raise
     except BaseException as error:
@@ -198,7 +207,7 @@ class _Candidate:
 
     def load(self) -> type[Transport]:
         target = self.entry.value
-        transport = make(target)
+        transport = make(target, Transport.heartbeat)  # A wrong setting is no fault of the plug-in's.
         try:
             transport.close()
         except KeyboardInterrupt:

@@ -68,6 +68,8 @@ class Config:
     """How long connecting to a node may take, in seconds."""
     reconnect_timeout: Seconds = 10.0
     """How long a client bears a silent node before it raises, in seconds."""
+    heartbeat: Seconds = 1.0
+    """A TCP connection whose other host has vanished is found within three of these, in seconds; 0: never."""
     session_grace: Seconds = 2.0
     """How long a node keeps what a lost TCP peer holds, so that it can come back, in seconds."""
     session_timeout: Seconds = 30.0

@@ -85,6 +85,7 @@ def test_the_defaults_are_those_that_the_design_names() -> None:
         "allow_insecure": False,
         "connect_timeout": 5.0,
         "reconnect_timeout": 10.0,
+        "heartbeat": 1.0,
         "session_grace": 2.0,
         "session_timeout": 30.0,
         "linger": 10.0,

@@ -10,20 +10,19 @@ state of its own: the inherited one is never called again there.
 from __future__ import annotations
 
 import atexit
-import contextlib
 import os
-import stat
 import sys
 import threading
 from collections.abc import Callable
 from importlib.machinery import ExtensionFileLoader, ModuleSpec, PathFinder
 from importlib.util import module_from_spec
-from socket import getdefaulttimeout, setdefaulttimeout, socket
+from socket import getdefaulttimeout, setdefaulttimeout
 from typing import Any, Protocol
 
 from fiberq.errors import TransportError
 
 from .address import Endpoint
+from .descriptors import descriptors_at
 from .watch import Watch
 
 __all__ = ["Native", "Owner", "load"]
@@ -40,6 +39,9 @@ _THREADS = {
 
 class Owner(Protocol):
     """A socket, as NNG's callback and the hooks at exit and at fork see it."""
+
+    heartbeat: float
+    encrypted: bool
 
     def pipe_removed(self, pipe: int) -> None:
         """The connection `pipe` is gone. Runs on a thread of NNG's: it must only take a note."""
@@ -73,14 +75,14 @@ class Native:
         self.check(protocol(cell))
         return cell[0]
 
-    def adopt(self, sock: Any, owner: Owner, tls: bool) -> None:
+    def adopt(self, sock: Any, owner: Owner) -> None:
         """Report the removals of `sock`'s pipes to `owner`, and close `owner` at exit."""
-        key = self.lib.nng_socket_id(sock)
-        self.owners[key] = owner
-        arg = self.ffi.cast("void *", key)
-        self.check(self.lib.nng_pipe_notify(sock, self.lib.NNG_PIPE_EV_REM_POST, self._callback, arg))
-        if tls:
-            self.check(self.lib.nng_pipe_notify(sock, self.lib.NNG_PIPE_EV_ADD_PRE, self._callback, arg))
+        self.owners[self.lib.nng_socket_id(sock)] = owner
+        self._notify(sock, self.lib.NNG_PIPE_EV_REM_POST)
+
+    def watch(self, sock: Any) -> None:
+        """Find out by other means than NNG's which of `sock`'s connections are gone."""
+        self._notify(sock, self.lib.NNG_PIPE_EV_ADD_PRE)
 
     def close(self, sock: Any) -> None:
         """Close `sock`; may be called more than once, and in a forked child does nothing. Waits for no peer."""
@@ -100,12 +102,17 @@ class Native:
         """Return NNG's words for an error code."""
         return str(self.ffi.string(self.lib.nng_strerror(code)).decode())
 
+    def _notify(self, sock: Any, event: int) -> None:
+        arg = self.ffi.cast("void *", self.lib.nng_socket_id(sock))
+        self.check(self.lib.nng_pipe_notify(sock, event, self._callback, arg))
+
     def _pipe_event(self, pipe: Any, event: int, arg: Any) -> None:
-        if event == self.lib.NNG_PIPE_EV_ADD_PRE:
-            self._watch.add(pipe.id)
-            return
         owner = self.owners.get(int(self.ffi.cast("uintptr_t", arg)))
-        if owner is not None:
+        if owner is None:
+            return
+        if event == self.lib.NNG_PIPE_EV_ADD_PRE:
+            self._watch.add(pipe.id, owner)
+        else:
             owner.pipe_removed(pipe.id)
 
 
@@ -195,31 +202,10 @@ def _abandon_all() -> None:
         owner.abandon()
     _loaded.owners.clear()
     timeout = getdefaulttimeout()
-    setdefaulttimeout(None)  # else each socket looked at becomes non-blocking, for the parent, too
-    with contextlib.suppress(OSError):  # no list, as where /proc is not mounted
-        for name in os.listdir("/dev/fd"):
-            _close_if_at(int(name), inherited)
+    setdefaulttimeout(None)  # else each socket looked at becomes non-blocking for a moment, for the parent, too
+    for fd in descriptors_at(inherited):
+        os.close(fd)
     setdefaulttimeout(timeout)
-
-
-def _close_if_at(fd: int, endpoints: set[Endpoint]) -> None:
-    try:
-        if not stat.S_ISSOCK(os.fstat(fd).st_mode):
-            return
-        sock = socket(fileno=fd)
-        try:
-            ends = [sock.getsockname()]
-            with contextlib.suppress(OSError):  # it listens
-                ends.append(sock.getpeername())
-        finally:
-            sock.detach()
-    except OSError:
-        return  # the descriptor of the listing itself, or one of a kind that has no address
-    for end in ends:
-        host, port = (end, 0) if isinstance(end, str) else end[:2]
-        if (host, port) in endpoints or ("", port) in endpoints:
-            os.close(fd)
-            return
 
 
 os.register_at_fork(after_in_child=_abandon_all)

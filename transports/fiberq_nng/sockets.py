@@ -131,10 +131,14 @@ else:
 class _Socket:
     """What a server and a client have in common: NNG's socket, its descriptor, and its end."""
 
-    def __init__(self, credentials: Credentials | None, raw_open: str, send_queue: int, recv_queue: int) -> None:
+    def __init__(
+        self, credentials: Credentials | None, heartbeat: float, raw_open: str, send_queue: int, recv_queue: int
+    ) -> None:
         native = load()
         self._native, self._lib, self._ffi = native, native.lib, native.ffi
         self._credentials = credentials
+        self.heartbeat = heartbeat
+        self.encrypted = credentials is not None
         self._endpoints: set[Endpoint] = set()
         self._closed = False
         self._sock = native.open(getattr(native.lib, raw_open))
@@ -150,7 +154,7 @@ class _Socket:
         cell = native.ffi.new("int *")
         native.check(native.lib.nng_socket_get_int(self._sock, b"recv-fd", cell))
         self._waiter = Waiter(cell[0])
-        native.adopt(self._sock, self, tls=credentials is not None)
+        native.adopt(self._sock, self)
 
     def _set(self, option: str, value: int) -> None:
         self._native.check(self._lib.nng_socket_set_int(self._sock, option.encode(), value))
@@ -193,8 +197,8 @@ class NngServer(_Socket, ServerSocket):
     `PeerLost` is reported also for a connection over which no message came.
     """
 
-    def __init__(self, credentials: Credentials | None) -> None:
-        super().__init__(credentials, "nng_rep0_open_raw", _SEND_QUEUE_MAX, _SERVER_QUEUE)
+    def __init__(self, credentials: Credentials | None, heartbeat: float) -> None:
+        super().__init__(credentials, heartbeat, "nng_rep0_open_raw", _SEND_QUEUE_MAX, _SERVER_QUEUE)
         self._ready: deque[Message | PeerLost] = deque()
         self._removed: deque[int] = deque()
         self._pipe = self._ffi.new("uint32_t *")
@@ -208,6 +212,8 @@ class NngServer(_Socket, ServerSocket):
             # NNG would take it for a socket that a dead server left, and delete it.
             raise TransportError(f"nng: cannot bind to {address}: there is a file that is not a socket")
         credentials = self._credentials_for(address, target.scheme)
+        if target.scheme == "tcp":
+            self._native.watch(self._sock)
         cell = self._ffi.new("nng_listener *")
         code = self._lib.nng_listener_create(cell, self._sock, target.url(encrypted=credentials is not None))
         if code == 0 and credentials is not None:
@@ -306,8 +312,8 @@ class NngServer(_Socket, ServerSocket):
 class NngClient(_Socket, ClientSocket):
     """A raw REQ socket with one dialer, which never dials again."""
 
-    def __init__(self, credentials: Credentials | None) -> None:
-        super().__init__(credentials, "nng_req0_open_raw", _CLIENT_QUEUE, _CLIENT_QUEUE)
+    def __init__(self, credentials: Credentials | None, heartbeat: float) -> None:
+        super().__init__(credentials, heartbeat, "nng_req0_open_raw", _CLIENT_QUEUE, _CLIENT_QUEUE)
         self._lost = False
         self._address = ""
 
@@ -317,6 +323,8 @@ class NngClient(_Socket, ClientSocket):
         self._address = address
         credentials = self._credentials_for(address, target.scheme)
         self._native.check(self._lib.nng_socket_set_ms(self._sock, b"reconnect-time-min", _NEVER))
+        if target.scheme == "tcp":
+            self._native.watch(self._sock)
         cell = self._ffi.new("nng_dialer *")
         code = self._lib.nng_dialer_create(cell, self._sock, target.url(encrypted=credentials is not None))
         if code == 0 and credentials is not None:

@@ -28,13 +28,13 @@ class NngTransport(Transport):
 
     def server(self, credentials: Credentials | None = None) -> ServerSocket:
         self._check_open()
-        server = NngServer(credentials)
+        server = NngServer(credentials, self.heartbeat)
         self._sockets.add(server)
         return server
 
     def client(self, credentials: Credentials | None = None) -> ClientSocket:
         self._check_open()
-        client = NngClient(credentials)
+        client = NngClient(credentials, self.heartbeat)
         self._sockets.add(client)
         return client
 

@@ -57,7 +57,7 @@ class StreamTransport(Transport):
 
             tls.context(server_side=True)
         try:
-            made = kind(None if credentials is None else credentials.secret, self._forget)
+            made = kind(None if credentials is None else credentials.secret, self.heartbeat, self._forget)
         except OSError as error:
             raise TransportError(f"stream: no more sockets: {error.strerror}") from error
         self._sockets.add(made)

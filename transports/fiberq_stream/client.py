@@ -21,6 +21,7 @@ from typing import Any
 
 from fiberq.abc import Buffer, ClientSocket
 from fiberq.errors import ClosedError, ConnectError, ConnectionLost, TransportError
+from fiberq.vanished import watch
 
 from .address import Where, drop, no_delay, resolve
 from .closing import Gate, remaining
@@ -41,8 +42,9 @@ def wait_for(seconds: float | None, *wanted: tuple[int, int]) -> bool:
 
 
 class Client(ClientSocket):
-    def __init__(self, secret: bytes | None, forget: Callable[[Client], None]) -> None:
+    def __init__(self, secret: bytes | None, heartbeat: float, forget: Callable[[Client], None]) -> None:
         self._secret = secret
+        self._heartbeat = heartbeat
         self._forget = forget
         self._gate = Gate(self._withdraw, self.let_go)
         self._address = "nowhere"
@@ -146,6 +148,7 @@ class Client(ClientSocket):
                 self._dial(sock, where, deadline)
                 no_delay(sock)
                 tls = self._greet(sock, deadline)
+                watch(sock.fileno(), self._heartbeat)
                 sock.setblocking(True)  # For the thread that reads; who writes says that he does not want to wait.
                 return Connection(sock, tls, tuple, None)
             except BaseException as error:

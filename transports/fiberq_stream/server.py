@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from fiberq.abc import Buffer, Message, PeerLost, ServerSocket
 from fiberq.errors import TransportError
+from fiberq.vanished import watch
 
 from .address import Listener, drop, no_delay
 from .closing import Gate, remaining
@@ -39,8 +40,9 @@ class Guest(NamedTuple):
 
 
 class Server(ServerSocket):
-    def __init__(self, secret: bytes | None, forget: Callable[[Server], None]) -> None:
+    def __init__(self, secret: bytes | None, heartbeat: float, forget: Callable[[Server], None]) -> None:
         self._secret = secret
+        self._heartbeat = heartbeat
         self._forget = forget
         self._gate = Gate(self._withdraw, self.let_go)
         self._selector = selectors.DefaultSelector()
@@ -181,6 +183,7 @@ class Server(ServerSocket):
                 raise Ended
             if greeting.done:
                 no_delay(sock)
+                watch(sock.fileno(), self._heartbeat)
         except BlockingIOError:
             return
         except BaseException as error:

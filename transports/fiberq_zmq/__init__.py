@@ -37,13 +37,15 @@ class ZmqTransport(Transport):
         if credentials is not None:
             admit(context, credentials)
             options = server_options(credentials)
-        server = ZmqServer(context, self._sockets.discard, options, None if credentials is None else USER)
+        server = ZmqServer(
+            context, self._sockets.discard, options, None if credentials is None else USER, self.heartbeat
+        )
         self._sockets.add(server)
         return server
 
     def client(self, credentials: Credentials | None = None) -> ZmqClient:
         options = {} if credentials is None else client_options(credentials)
-        client = ZmqClient(self._context, self._sockets.discard, options)
+        client = ZmqClient(self._context, self._sockets.discard, options, self.heartbeat)
         self._sockets.add(client)
         return client
 

@@ -17,6 +17,7 @@ import zmq.backend
 
 from fiberq.abc import Buffer, ClientSocket
 from fiberq.errors import AddressError, ClosedError, ConnectError, ConnectionLost, TransportError
+from fiberq.vanished import watch
 
 from .base import DONTWAIT, EVENTS, POLLIN, SNDMORE, Base, parse
 from .wire import Malformed, decode, encode
@@ -47,9 +48,11 @@ class ZmqClient(Base, ClientSocket):
         context: zmq.backend.Context,
         closed: Callable[[ZmqClient], None],
         options: dict[int, bytes],
+        heartbeat: float,
     ) -> None:
         super().__init__(context, zmq.DEALER, WATCHED)
         self._on_close = closed
+        self._heartbeat = heartbeat
         self._socket.set(zmq.RECONNECT_IVL, NEVER)
         for option, value in options.items():
             self._socket.set(option, value)
@@ -57,6 +60,7 @@ class ZmqClient(Base, ClientSocket):
         self._send: Callable[..., Any] = self._socket.send
         self._get: Callable[[int], Any] = self._socket.get
         self._address = "(not connected)"
+        self._port = 0
         self._connected = False
         self._lost = False
         self._ready = False
@@ -65,13 +69,14 @@ class ZmqClient(Base, ClientSocket):
         self._inherited: tuple[int, os.stat_result] | None = None
 
     def connect(self, address: str, timeout: float | None) -> None:
-        _, rest = parse(address)
+        scheme, rest = parse(address)
         deadline = None if timeout is None else monotonic() + timeout
         with self._lock:
             self._check_open()
             if self._address != "(not connected)":
                 raise TransportError("zmq: connect can be called only once")
             self._address = address
+            self._port = int(rest.rpartition(":")[2]) if scheme == "tcp" else 0
             self._socket.set(zmq.IPV6, int("[" in rest))
             try:
                 self._socket.connect(address)
@@ -175,6 +180,8 @@ class ZmqClient(Base, ClientSocket):
                 self._connected = True
             elif event == zmq.EVENT_CONNECTED:
                 self._remember(value)
+                if self._port:
+                    watch(value, self._heartbeat, {self._port})
             elif event in FAILURES:
                 self._lost = True
                 reason = reason or FAILURES[event]

@@ -23,6 +23,7 @@ import zmq.backend
 
 from fiberq.abc import Buffer, Message, PeerLost, ServerSocket
 from fiberq.errors import AddressError, ClosedError, TransportError
+from fiberq.vanished import watch
 
 from .base import DONTWAIT, EVENTS, RCVMORE, SNDMORE, Base, parse
 from .wire import PROBE, Malformed, decode, encode
@@ -67,11 +68,14 @@ class ZmqServer(Base, ServerSocket):
         closed: Callable[[ZmqServer], None],
         options: dict[int, int | bytes],
         user: str | None,
+        heartbeat: float,
     ) -> None:
         super().__init__(context, zmq.ROUTER, zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED)
         self._context = context
         self._on_close = closed
         self._user = user
+        self._heartbeat = heartbeat
+        self._ports: set[int] = set()
         self._socket.set(zmq.ROUTER_MANDATORY, 1)
         self._socket.set(zmq.HANDSHAKE_IVL, 5000)
         for option, value in options.items():
@@ -107,6 +111,8 @@ class ZmqServer(Base, ServerSocket):
                 self._files.append((rest, status.st_dev, status.st_ino))
             self._idle = False
             endpoint: bytes = self._get(zmq.LAST_ENDPOINT)
+            if scheme == "tcp":
+                self._ports.add(int(endpoint.rstrip(b"\0").rpartition(b":")[2]))
             return os.fsdecode(endpoint)
 
     def recv(self, timeout: float | None) -> Message | PeerLost | None:
@@ -293,6 +299,8 @@ class ZmqServer(Base, ServerSocket):
             descriptor.open = event == zmq.EVENT_ACCEPTED
             if descriptor.open:
                 descriptor.unseen += 1
+                if self._ports:
+                    watch(number, self._heartbeat, self._ports)
             else:
                 self._settling.append(descriptor)
         if self._suspects and now >= self._probe_at:
