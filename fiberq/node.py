@@ -22,6 +22,7 @@ from fiberq.abc import Message, ServerSocket, Transport
 from fiberq.access import Authority, make_keys
 from fiberq.errors import FiberqError, TransportError
 from fiberq.listening import Listening, advertised, listen, near
+from fiberq.private import private_directory, sweep
 from fiberq.protocol.broker import Broker
 from fiberq.registry import make
 
@@ -33,9 +34,6 @@ LOOK: Final = 0.25
 
 HICCUP: Final = 0.1
 """Seconds that this process may be late without having been stopped."""
-
-LONGEST_PATH: Final = 80
-"""Characters of the directory's path; of the socket's, systems allow 104 to 108."""
 
 
 def serve(server: ServerSocket, broker: Broker, spin: float, over: Callable[[float], bool] | None = None) -> None:
@@ -90,7 +88,7 @@ def main(settings: dict[str, Any]) -> None:
     try:
         threading.Thread(target=_watch, args=(parent, directory), daemon=True).start()
         try:
-            transport = make(settings["target"])
+            transport = make(settings["target"], settings["heartbeat"])
             found = _listen(settings, transport, directory)
             far = found.addresses[-1] if settings["listen"] else None
             answer = {
@@ -145,18 +143,9 @@ def _own_address(transport: Transport, directory: str) -> str:
     )
 
 
-def private_directory() -> str:
-    """Make a directory that only this user can enter, with a path short enough for a socket in it."""
-    for base in (os.environ.get("TMPDIR"), "/tmp"):
-        directory = os.path.join(base or "/tmp", f"fiberq-{os.urandom(8).hex()}")
-        if len(directory) <= LONGEST_PATH:
-            os.mkdir(directory, 0o700)
-            return directory
-    raise AssertionError("unreachable: a path in /tmp is short")
-
-
 def _watch(parent: int, directory: str) -> None:
     """End this process when `parent` ends, whatever state the rest is in."""
+    sweep()
     if sys.platform == "linux":
         try:
             descriptor = os.pidfd_open(parent)

@@ -123,6 +123,7 @@ def _start(target: str) -> Endpoint:
         "parent": os.getpid(),
         "path": [os.path.abspath(path) for path in sys.path],
         "spin_us": config.spin_us,
+        "heartbeat": config.heartbeat,
         "listen": config.listen,
         "advertise": config.advertise,
         "allow_insecure": config.allow_insecure,

@@ -13,7 +13,8 @@ from typing import Any
 from ..access import Url, kept_authority
 from ..address import parse
 from ..listening import Listening, advertised, listen
-from ..node import private_directory, serve
+from ..node import serve
+from ..private import private_directory, sweep
 from ..protocol.broker import Broker
 from ..registry import make, resolve
 from ..settings import config
@@ -52,6 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
     target = resolve(arguments.transport or config.transport)
     transport = make(target)
     directory = private_directory() if arguments.bind is None else None
+    sweep()
     try:
         address = arguments.bind or f"ipc://{directory}/node"
         state = arguments.state or os.path.join(_state_home(), "fiberq")

@@ -61,6 +61,7 @@ class PullDevice(Device):
             self._round = RECALL_AFTER
 
     def tick(self, now: float) -> None:
+        super().tick(now)
         for reader in list(self._ahead.values()):
             patience = self._patience_ends(reader)
             if patience is not None and patience <= now:
@@ -70,7 +71,7 @@ class PullDevice(Device):
             if not self._waiting:
                 self._round = min(2 * self._round, LONGEST_ROUND)
             self._recall(slow, now)
-        super().tick(now)
+        self._set_alarm()
 
     def recall(self, key: Key, now: float) -> None:
         reader = self.readers.get(key)

@@ -462,11 +462,12 @@ named.put("in memory, too", sync=True)
 handle = pickle.dumps(q).hex()
 print("ready", flush=True)
 sys.stdin.readline()
-for each in (q, named):
+for _ in range(2):
     try:
-        each.qsize()
+        q.qsize()
     except NodeError as error:
         print("gone" if "with its queues and the items in them" in str(error) else error, flush=True)
+print(named.qsize(), flush=True)  # this thread was told already
 subprocess.run([sys.executable, __file__, handle], check=True)
 again = Queue(name="jobs")
 again.put("new")
@@ -479,7 +480,7 @@ print(again.get(), again.qsize(), flush=True)
     node = program(STANDING_ALONE)
     assert node.read() == address
     running.write("go on")
-    assert [running.read(), running.read()] == ["gone", "gone"]
+    assert [running.read(), running.read(), running.read()] == ["gone", "gone", "0"]
     assert running.read() == "the queue or pipe is gone: its last holder closed it or died, or it was deleted"
     assert running.read() == "new 0"
     running.wait()
@@ -545,3 +546,25 @@ print(q.get(), flush=True)
     assert running.read() == "item"
     running.wait()
     until(lambda: node not in processes())
+
+
+def test_what_a_node_left_that_was_killed_with_its_program_is_removed_by_the_next(
+    program: type[Program], short_dir: Path
+) -> None:
+    first = program("from fiberq import SimpleQueue\nSimpleQueue()\nprint('made', flush=True)\ninput()\n")
+    assert first.read() == "made"
+    (left,) = short_dir.glob("fiberq-*")
+    stranger = short_dir / "fiberq-of-mine"
+    stranger.mkdir()
+    second = program("from fiberq import SimpleQueue\nSimpleQueue()\nprint('made', flush=True)\ninput()\n")
+    assert second.read() == "made"
+    node = node_of(first.pid)
+    os.kill(first.pid, signal.SIGSTOP)
+    os.kill(node, signal.SIGKILL)  # its program cannot tidy up
+    os.kill(first.pid, signal.SIGKILL)
+    assert left.exists()
+    third = program("from fiberq import SimpleQueue\nSimpleQueue()\nprint('made', flush=True)\ninput()\n")
+    assert third.read() == "made"
+    until(lambda: not left.exists())
+    assert len(list(short_dir.glob("fiberq-*"))) == 3
+    assert stranger.exists()

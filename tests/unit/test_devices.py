@@ -46,6 +46,7 @@ class Peer:
         self.waiting = 0
         self.listening = False
         self.recalled = False
+        self.recalled_at = 0.0
         self.away = False
         self.lone = False  # the last delivery was a suspect's
 
@@ -84,11 +85,18 @@ class DeviceMachine(RuleBasedStateMachine):
         if frame.kind == RECALL:
             assert not peer.recalled
             assert peer.unstarted(), "there was nothing to recall"
-            peer.recalled = True
+            peer.recalled, peer.recalled_at = True, self.now
             return
         if frame.kind == TAKEN:
             ranges = read_ranges(frame.body[0])  # type: ignore[arg-type]
-            assert not any(first <= number < end for first, end in ranges for number in peer.items)
+            taken = [number for number in peer.items if any(first <= number < end for first, end in ranges)]
+            if taken:  # it did not answer a recall, and what it has not started is no longer its own
+                assert peer.recalled
+                assert self.now >= peer.recalled_at + RECALL_PATIENCE
+                assert taken == [number for number in peer.items if number >= peer.told]
+                peer.recalled = False
+                peer.limit = peer.next
+                self.moved.update(peer.items.pop(number) for number in taken)
             return
         assert frame.kind == DELIVER
         assert not peer.away
@@ -256,6 +264,7 @@ class DeviceMachine(RuleBasedStateMachine):
         if peer.away:
             self.device.away(key, self.now)
         else:
+            peer.recalled_at = self.now
             self.device.back(key, self.now)
 
     @rule(seconds=st.sampled_from([0.001, RECALL_AFTER, RECALL_PATIENCE]))
@@ -265,10 +274,6 @@ class DeviceMachine(RuleBasedStateMachine):
             alarm = self.device.alarm
             if alarm is None or alarm > self.now:
                 return
-            for key, record in self.device.readers.items():
-                late = record.recalled_at is not None and record.recalled_at + RECALL_PATIENCE <= self.now
-                if late and not record.away:
-                    self.rob(self.peers[key])
             for (key, number), end in list(self.ends.items()):
                 if end <= self.now:
                     del self.ends[key, number]
@@ -278,13 +283,6 @@ class DeviceMachine(RuleBasedStateMachine):
                         self.failures[item] += 1
             self.device.tick(self.now)
         raise AssertionError("the alarm never falls silent")
-
-    def rob(self, peer: Peer) -> None:
-        """What a reader that did not answer has not started is no longer its own."""
-        for number in [number for number in peer.items if number >= peer.told]:
-            self.moved.add(peer.items.pop(number))
-        peer.recalled = False
-        peer.limit = peer.next
 
     # -- what always holds --
 

@@ -23,9 +23,12 @@ EXPECTED = {
     4: "an item\n",
     5: "{'any': 'object'}\n",
     6: "1\nb'2'\n",
-    7: "",
+    8: "an item\n",
+    9: "",
 }
 """What the Python blocks print."""
+ELSEWHERE = 7
+"""The block that uses a node which stands alone."""
 
 
 def run(folder: Path, *command: str, **variables: str) -> str:
@@ -37,7 +40,7 @@ def run(folder: Path, *command: str, **variables: str) -> str:
 
 
 def test_all_python_blocks_are_known() -> None:
-    assert len(PYTHON) == len(EXPECTED)
+    assert set(range(len(PYTHON))) == {*EXPECTED, ELSEWHERE}
 
 
 @pytest.mark.parametrize("number", EXPECTED)
@@ -60,6 +63,7 @@ def test_the_file_sets_what_it_says(tmp_path: Path) -> None:
 def test_the_commands_of_fiberq_run(tmp_path: Path) -> None:
     commands = [line for language, code in BLOCKS if language == "sh" for line in code.splitlines()]
     ours = [line.partition("#")[0] for line in commands if ".venv" not in line and "pip" not in line]
+    ours = [line for line in ours if "FIBERQ_NODE" not in line and "serve" not in line]
     assert len(ours) == 5
     (tmp_path / "small").mkdir()
     for line in ours:
@@ -71,6 +75,27 @@ def test_the_commands_of_fiberq_run(tmp_path: Path) -> None:
             arguments += ["--directory", "small", "--workers", "1"]
         variables = dict(word.split("=") for word in before.split())
         run(tmp_path, sys.executable, "-m", "fiberq", command, *arguments, **variables)
+
+
+def test_a_worker_elsewhere_finds_the_node(tmp_path: Path) -> None:
+    commands = [line for language, code in BLOCKS if language == "sh" for line in code.splitlines()]
+    (serve,) = [line.split()[1:] for line in commands if "serve" in line]
+    (worker,) = [line for line in commands if "worker.py" in line]
+    (tmp_path / "worker.py").write_text(PYTHON[ELSEWHERE])
+    arguments = [each.replace("0.0.0.0:7100", "127.0.0.1:0") for each in serve]
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("FIBERQ_")}
+    environment = {**kept, "XDG_STATE_HOME": str(tmp_path)}
+    command = [sys.executable, "-m", "fiberq", *arguments]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as node:
+        try:
+            assert node.stdout is not None
+            url = node.stdout.readline()
+            copy = tmp_path / "fiberq" / "url"
+            assert copy.read_text() == url
+            assert worker == "FIBERQ_NODE=/path/of/the/copy python worker.py"
+            run(tmp_path, sys.executable, "worker.py", FIBERQ_NODE=str(copy))
+        finally:
+            node.terminate()
 
 
 @pytest.mark.parametrize("heading", ["Run it", "Test it"])
