@@ -12,8 +12,9 @@ import pytest
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
+sys.path.append(str(HERE.parents[1]))  # benchmarks are not installed
 
-from network import Network, missing  # noqa: E402
+from benchmarks.hosts.network import Network, missing  # noqa: E402
 
 HANG = 60
 """Seconds that a test may take before it is taken for hanging."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Any, NamedTuple
 
-from network import Host
+from benchmarks.hosts.network import Host
 
 ENDS = Path(__file__).with_name("ends.py")
 HEARTBEAT = 1.0

@@ -9,8 +9,9 @@ from pathlib import Path
 from time import monotonic
 
 import pytest
-from network import Host, Network
 from pairs import HEARTBEAT, PATIENCE, TRANSPORTS, Event, Process, until, wait
+
+from benchmarks.hosts.network import Host, Network
 
 MEMBERS = Path(__file__).with_name("members.py")
 GRACE, RECONNECT = 2.0, 2.0

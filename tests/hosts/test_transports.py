@@ -6,8 +6,9 @@ import os
 import signal
 from time import monotonic
 
-from network import Network
 from pairs import HEARTBEAT, Pairs, Process, every_kind, wait
+
+from benchmarks.hosts.network import Network
 
 NOISE = 0.5
 """Seconds that a busy machine may add."""
