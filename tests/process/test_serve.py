@@ -245,6 +245,19 @@ def test_who_can_connect_but_has_no_right_is_refused(node: Standing) -> None:
     until(lambda: "was refused" in node.log.read_text())
 
 
+def test_the_node_logs_who_comes_and_goes(node: Standing, short_dir: Path) -> None:
+    other = Program(
+        short_dir, "from fiberq import Queue\nQueue('jobs').close()\n", FIBERQ_NODE=str(node.log.parent / "url")
+    )
+    try:
+        other.wait()
+        who = f"process {other.pid} on {os.uname().nodename}"
+        until(lambda: f"{who} went" in node.log.read_text())
+        assert f"{who} came" in node.log.read_text()
+    finally:
+        other.end()
+
+
 def read_secret(url: str) -> bytes:
     from fiberq.access import split_key
 
