@@ -24,7 +24,8 @@ from fiberq.protocol.ranges import Ranges
 from fiberq.protocol.session import Session
 
 HORIZON: Final = 0.004
-"""Seconds of work that a reader asks for ahead; work slower than this per item is not asked for ahead at all."""
+"""Seconds of work that a reader asks for ahead, or twice the round trip, where that is longer; slower work than this
+per item is not asked for ahead at all."""
 
 MAX_AHEAD: Final = 4096
 """Items that a pull reader asks for ahead."""
@@ -294,7 +295,7 @@ class Reader:
     def ask(self, session: Session, now: float, wanted: int = 1) -> None:
         """Callers wait and nothing is ready: make sure that the node knows, and has credit to send. One of them has
         use for `wanted` items."""
-        self._adapt(now)
+        self._adapt(session, now)
         self.low = 0
         if self.kind.pushed:
             self._ask_pushed(session, now)
@@ -311,7 +312,7 @@ class Reader:
         if self.owes:
             self.owes = False
             self._report(session, now)
-        self._adapt(now)
+        self._adapt(session, now)
         if self.kind.pushed:
             self._ask_pushed(session, now)
         elif self._ahead > 1 and self._limit <= self._next + self._ahead // 2:
@@ -350,12 +351,13 @@ class Reader:
     def _used(self) -> int:
         return self._next - len(self.ready)
 
-    def _adapt(self, now: float) -> None:
+    def _adapt(self, session: Session, now: float) -> None:
         used = self._used - self._measured_from
         if used > 0:
             each = max((now - self._measured_at) / used, 1e-7)
             if not self.kind.pushed:
-                self._ahead = max(1, min(int(HORIZON / each), 2 * self._ahead, MAX_AHEAD))
+                horizon = max(HORIZON, 2 * session.round_trip)
+                self._ahead = max(1, min(int(horizon / each), 2 * self._ahead, MAX_AHEAD))
             self._measured_at, self._measured_from = now, self._used
 
     def _ask_pushed(self, session: Session, now: float) -> None:

@@ -43,6 +43,8 @@ class Session:
         self._unheard = 0  # frames received since an acknowledgement last left
         self._gap = False  # a resend was asked for, and has not come
         self.asked_at = 0.0  # when something was sent last while nothing else was unacknowledged
+        self.round_trip = 0.0  # the shortest, in seconds, of a frame and its acknowledgement; 0: none yet
+        self._timed = 0  # the frame that was sent then, if it is not acknowledged
         self._retransmit_at = float("inf")
         self._patience = RETRANSMIT
         self.before_report: Callable[[float], None] | None = None  # sends what a report must not overtake
@@ -169,7 +171,7 @@ class Session:
         flags = ACK_NOW if urgent or self.unacknowledged else 0
         self.unacknowledged.append(frame)
         if len(self.unacknowledged) == 1:
-            self.asked_at = now
+            self.asked_at, self._timed = now, self.sent
             self._arm(now)
         self._transmit(frame, flags, self.sent)
 
@@ -184,6 +186,10 @@ class Session:
         for _ in range(ack - self.acknowledged):
             self.unacknowledged.popleft()
         self.acknowledged = ack
+        if 0 < self._timed <= ack:
+            took = now - self.asked_at
+            self.round_trip = min(took, self.round_trip or took)
+            self._timed = 0
         self._patience = RETRANSMIT
         if self._stalled:  # the one that was sent again has arrived, those after it have not
             self._stalled = False
