@@ -21,45 +21,36 @@ from fiberq.abc import Message, ServerSocket, Transport
 from fiberq.errors import FiberqError, TransportError
 from fiberq.protocol.broker import Broker
 from fiberq.registry import make, make_server
+from fiberq.steady import Steady
 
 BURST: Final = 64
 """Messages that are taken in before what they caused is sent."""
-
-HICCUP: Final = 0.1
-"""Seconds that this process may be late without having been stopped."""
 
 LONGEST_PATH: Final = 80
 """Characters of the directory's path; of the socket's, systems allow 104 to 108."""
 
 
 def serve(server: ServerSocket, broker: Broker, spin: float) -> None:
-    """Run the node until the socket is closed. A busy node polls for `spin` seconds before it blocks.
-
-    Its clock stands still while this process is stopped, or gets no processor: what others said meanwhile it has yet to
-    hear, so nobody's time is up because of that.
-    """
+    """Run the node until the socket is closed. A busy node polls for `spin` seconds before it blocks."""
     monotonic = time.monotonic
     recv, send = server.recv, server.send
     message, output = broker.message, broker.output
-    now = monotonic()
-    missed = 0.0
+    clock = Steady(monotonic)
+    now = clock.now
     while True:
         for peer, parts in output(now):
             send(peer, parts)
-        latest = now + HICCUP
+        latest = now
         event = recv(0)
         if event is None:
             due = broker.due()
-            until = min(now + spin, due)
-            while event is None and monotonic() - missed < until:
+            until = min(now + spin, due) + clock.missed
+            while event is None and monotonic() < until:
                 event = recv(0)
             if event is None:
-                latest = max(now, due) + HICCUP
-                event = recv(None if due == float("inf") else max(0.0, due - (monotonic() - missed)))
-        before, now = now, monotonic() - missed
-        if now > latest:
-            missed += now - before
-            now = before
+                latest = max(now, due)
+                event = recv(None if due == float("inf") else max(0.0, due + clock.missed - monotonic()))
+        now = clock.advance(latest)
         room = BURST
         while event is not None:
             if type(event) is Message:
