@@ -94,7 +94,7 @@ class Survey:
 
     def __init__(self, asker: Member, members: Iterable[Member], until: float, finish: Callable[[], None]) -> None:
         self.asker = asker
-        self.missing = set(members)
+        self.missing = dict.fromkeys(members)  # in the order of asking: a simulation must come out the same again
         self.until = until
         self.finish = finish
 
@@ -187,7 +187,6 @@ class Broker:
     def output(self, now: float) -> list[tuple[Hashable, tuple[Buffer, ...]]]:
         """Run the timers that are due, and take the messages to be sent: deliveries first, then acknowledgements."""
         self._now = now
-        self._unload()
         for channel, device in list(self._alarms.items()):
             if device.alarm is None or channel not in self._channels:
                 del self._alarms[channel]
@@ -198,6 +197,7 @@ class Broker:
         for number, survey in list(self._surveys.items()):
             if survey.until <= now:
                 self._finish_survey(number)
+        self._unload()
         for member in self._touched:
             self._out += [(member.peer, message) for message in drain(member.session)]
         for member in self._touched:
@@ -677,7 +677,7 @@ class Broker:
 
     def _heard(self, number: int, survey: Survey, member: Member) -> None:
         if member in survey.missing:
-            survey.missing.discard(member)
+            del survey.missing[member]
             if not survey.missing:
                 self._finish_survey(number)
 

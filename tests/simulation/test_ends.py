@@ -702,3 +702,22 @@ def test_a_stranger_is_asked_for_its_hello_once_in_a_while() -> None:
     assert answers == [0, 1000]
     node.broker.lost("stranger", node.now)
     assert not node.broker._strangers
+
+
+def test_what_was_in_flight_in_the_items_of_a_dead_process_ends_with_it() -> None:
+    """At once: a node to which nothing happens any more does not look again."""
+    node = Node("pull")
+    outer, inner = CHANNEL + 1, CHANNEL + 2
+    dies, sends = node.client("dies", "r"), node.client("sends", "r")
+    dies.request(node.now, op="create", channel=outer, kind=Kind("pull"))
+    sends.request(node.now, op="create", channel=inner, kind=Kind("pull"))
+    node.settle()
+    sends.tell(node.now, op="flight", token="in an item", holds=[[inner, "rw"]], within=outer)
+    sends.release(inner, "rw", node.now)
+    node.settle()
+    assert inner in node.broker._channels
+    del node.clients["dies"]
+    node.broker.lost("dies", node.now)
+    node.now += 2.5  # session_grace is over
+    node.broker.output(node.now)
+    assert not {outer, inner} & set(node.broker._channels)
