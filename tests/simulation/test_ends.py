@@ -431,7 +431,7 @@ def test_a_process_that_was_quiet_is_not_dead_because_it_does_not_answer_at_once
     node.put_on_its_way(b"another")
     node.now += 31.0
     node.broker.output(node.now)
-    device = node.broker.device()
+    device = node.broker.device(CHANNEL)
     assert device is not None
     assert not device.readers
 
@@ -516,7 +516,7 @@ def test_what_comes_back_after_an_immediate_shutdown_is_finished() -> None:
     reader.done("a thread")
     reader.progress(client.session, node.now)
     node.settle()
-    device = node.broker.device()
+    device = node.broker.device(CHANNEL)
     assert device is not None
     assert device.unfinished == 0
 
@@ -532,7 +532,7 @@ def test_a_task_that_nobody_does_after_an_immediate_shutdown_is_finished() -> No
     node.settle()
     client.goodbye(node.now)
     node.settle()
-    device = node.broker.device()
+    device = node.broker.device(CHANNEL)
     assert device is not None
     assert device.unfinished == 0
 
@@ -587,7 +587,7 @@ def test_a_late_report_of_a_reader_that_has_let_go_attaches_nobody() -> None:
     reader._left = False
     reader.progress(client.session, node.now)
     node.settle()
-    device = node.broker.device()
+    device = node.broker.device(CHANNEL)
     assert device is not None
     assert not device.readers
 
