@@ -721,3 +721,27 @@ def test_what_was_in_flight_in_the_items_of_a_dead_process_ends_with_it() -> Non
     node.now += 2.5  # session_grace is over
     node.broker.output(node.now)
     assert not {outer, inner} & set(node.broker._channels)
+
+
+def test_what_is_finished_by_a_get_that_finds_the_end_is_told() -> None:
+    node = Node("pull")
+    client = node.client("reader", "r")
+    reader = client.readers[CHANNEL]
+    node.put(node.creator, b"item")
+    assert node.get(client) == b"item"
+
+    def look() -> None:
+        node.now += 2 * IDLE
+        client.idle(node.now)
+        node.settle()
+
+    look()
+    node.creator.request(node.now, op="shutdown", channel=CHANNEL, drop=False)
+    node.settle()
+    device = node.broker.device(CHANNEL)
+    assert device is not None
+    assert device.unfinished, "it is held"
+    assert reader.ended == "drained"
+    assert reader.take(1) is None
+    look()
+    assert not device.unfinished
