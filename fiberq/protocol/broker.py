@@ -28,6 +28,7 @@ from fiberq.protocol.kinds import Kind
 from fiberq.protocol.pull import PullDevice
 from fiberq.protocol.push import PushDevice
 from fiberq.protocol.session import Session, drain
+from fiberq.protocol.timers import Timers
 
 log = logging.getLogger("fiberq.node")
 
@@ -70,6 +71,10 @@ class Member:
         self.heard = 0.0
         self.holds: dict[int, str] = {}  # channel -> "r", "w" or "rw"
         self.flights: dict[str, dict[int, str]] = {}  # token -> what the handle in flight holds
+
+    def due(self) -> float:
+        """When to look at it next, if nothing else happens; infinity when never."""
+        return self.session.due() if self.expires is None else self.expires
 
 
 class Channel:
@@ -123,7 +128,7 @@ class Broker:
         self._members: dict[str, Member] = {}
         self._channels: dict[int, Channel] = {}
         self._touched: dict[Member, None] = {}  # may have something to send
-        self._timed: dict[Member, None] = {}  # have a timer running
+        self._timers = Timers(Member.due)
         self._alarms: dict[int, Device] = {}
         self._paused: dict[tuple[Member, int], None] = {}  # writers, by process and channel
         self._early: dict[str, None] = {}  # tokens that were claimed before their flight was announced
@@ -177,7 +182,7 @@ class Broker:
         member.session.disconnect()
         if member.grace:
             member.expires = now + self._session_grace
-            self._timed[member] = None
+            self._timers.set(member, member.expires)
             for number, channel in self._used_by(member):
                 channel.device.away(member, now)
                 self._check(number, channel)
@@ -192,7 +197,7 @@ class Broker:
                 del self._alarms[channel]
             elif device.alarm <= now:
                 device.tick(now)
-        for member in list(self._timed):
+        for member in self._timers.rung(now):
             self._time(member)
         for number, survey in list(self._surveys.items()):
             if survey.until <= now:
@@ -203,8 +208,7 @@ class Broker:
         for member in self._touched:
             member.session.tick(now)
             self._out += [(member.peer, message) for message in drain(member.session)]
-            if member.session.due() != float("inf"):
-                self._timed[member] = None
+            self._timers.set(member, member.session.due())
         self._touched.clear()
         out, self._out = self._out, []
         return out
@@ -213,9 +217,7 @@ class Broker:
         """When `output` is to be called next, if nothing else happens; infinity when never."""
         times = [device.alarm for device in self._alarms.values() if device.alarm is not None]
         times += [survey.until for survey in self._surveys.values()]
-        for member in self._timed:
-            times.append(member.session.due() if member.expires is None else member.expires)
-        return min(times, default=float("inf"))
+        return min([*times, self._timers.next()])
 
     # -- sessions --
 
@@ -310,20 +312,16 @@ class Broker:
         self._regulate()
 
     def _time(self, member: Member) -> None:
-        """Look at one member's timers."""
-        del self._timed[member]
-        if member.expires is not None:
-            if member.expires <= self._now:
+        """Look at a member whose timer rang."""
+        if member.due() > self._now:
+            self._timers.set(member, member.due())
+        elif member.expires is not None:
+            self._end(member)
+        else:
+            self._touched[member] = None
+            if member.session.unacknowledged and self._silent(member) >= self._session_timeout:
+                log.warning("process %s was silent for %g s: taken for dead", member.pid, self._session_timeout)
                 self._end(member)
-            else:
-                self._timed[member] = None
-        elif member.session.due() != float("inf"):
-            self._timed[member] = None
-            if member.session.due() <= self._now:
-                self._touched[member] = None
-                if member.session.unacknowledged and self._silent(member) >= self._session_timeout:
-                    log.warning("process %s was silent for %g s: taken for dead", member.pid, self._session_timeout)
-                    self._end(member)
 
     def _silent(self, member: Member) -> float:
         """Seconds since this process last said something, or was last asked for an acknowledgement after that."""
@@ -347,7 +345,7 @@ class Broker:
         self._members.pop(member.name, None)
         if member.peer is not None:
             self._by_peer.pop(member.peer, None)
-        self._timed.pop(member, None)
+        self._timers.forget(member)
         member.session.disconnect()
         self._paused = {paused: None for paused in self._paused if paused[0] is not member}
         for number in list(member.holds):

@@ -96,7 +96,7 @@ class WatchedBroker(Broker):
     def left_of(self, names: set[str]) -> list[str]:
         """What is kept although only processes with these `names` are there."""
         left = [f"member {name}" for name in self._members if name not in names]
-        there = [*self._by_peer.values(), *self._touched, *self._timed, *(member for member, _ in self._paused)]
+        there = [*self._by_peer.values(), *self._touched, *self._timers, *(member for member, _ in self._paused)]
         for number, channel in self._channels.items():
             left += [f"token {holder} holds {number}" for holder in channel.holders if not isinstance(holder, Member)]
             left += [f"cargo {token} in {number}" for token in channel.cargo]
