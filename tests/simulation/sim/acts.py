@@ -240,6 +240,7 @@ class Grip:
             ledger.gives_back(item, process.name)
             held = yield from self._about(number, what="give back", why="it failed")
         else:
+            ledger.ending.add(key)
             over = process.world.now > surely_over and not process.world.plan.stops
             held = yield from self._about(number, what="finish")
             assert not (held and over), f"{process.name} had a lease on {item!r} for {duration} s, and it did not end"

@@ -34,6 +34,7 @@ class Ledger:
         self.got: list[Got] = []
         self.receivers: dict[bytes, list[Got]] = defaultdict(list)
         self.finished: dict[tuple[bytes, str], float] = {}  # when the program was done with it
+        self.ending: set[tuple[bytes, str]] = set()  # the program has asked that its lease be finished
         self.settled: dict[bytes, float] = {}  # when a program knew that its lease was finished, and for good
         self.taken: dict[tuple[bytes, str], float] = {}  # was taken from a process that did not answer
         self.returned: dict[tuple[bytes, str], float] = {}  # the program gave it back, or left it undone

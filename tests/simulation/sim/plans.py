@@ -35,14 +35,14 @@ class Traffic:
     wait_for_readers: bool = False
 
     @classmethod
-    def random(cls, random: Random, latency: float, size: int) -> Traffic:
+    def random(cls, random: Random, latency: float, large: bool) -> Traffic:
         kind = random.choice(("pull", "pull", "pull", "push", "pipe", "joinable"))
         traffic = cls(
             kind=kind,
-            writers=random.choice((1, 1, 2, 3)),
-            readers=random.choice((1, 2, 2, 3, 4)),
+            writers=random.choice((2, 3) if large else (1, 1, 2)),
+            readers=random.choice((2, 3, 4) if large else (1, 2, 2, 3)),
             threads=random.choice((1, 1, 1, 2, 3)),
-            items=random.choice((3, 10, 10, 30, size)),
+            items=random.choice((30, 60, 200) if large else (1, 3, 8, 20)),
             burst=random.choice((1, 3, 50, 300)),
             work=random.choice(
                 (
@@ -129,9 +129,9 @@ class Plan:
     def random(cls, random: Random) -> Plan:
         latency = random.choice((0.0001, 0.001, 0.001, 0.01))
         number = random.choice((1, 1, 1, 2, 2, 3))
-        size = random.choice((30, 60, 60, 300)) // number
+        large = random.random() < 0.07
         plan = cls(
-            tuple(Traffic.random(random, latency, size) for _ in range(number)),
+            tuple(Traffic.random(random, latency, large) for _ in range(number)),
             shared=random.choice((0.0, 0.3, 0.8)),
             children=random.choice((0.0, 0.0, 0.3)),
             latency=latency,

@@ -285,5 +285,12 @@ class Process:
 
     def arrived(self, number: int) -> Steps:
         """Wait until the node has the frame with this number."""
-        while self.client.session.acknowledged < number and not self.closed:
-            yield 0.001
+        yield from until(lambda: self.client.session.acknowledged >= number or self.closed)
+
+
+def until(condition: Callable[[], bool]) -> Steps:
+    """Look again and again, less and less often."""
+    pause = 0.001
+    while not condition():
+        yield pause
+        pause = min(2 * pause, 0.2)

@@ -64,9 +64,10 @@ def missing(world: World, channel: Channel, items: Iterable[bytes]) -> list[byte
 
     def cared(got: Got) -> bool:
         # A pipe's message is finished when it is received; what the living have they finish.
-        if not keeps or (got.item, got.process) in ledger.finished:
+        key = got.item, got.process
+        if not keeps or key in ledger.finished or key in ledger.ending:
             return True
-        return by_name[got.process].alive and (got.item, got.process) not in ledger.returned
+        return by_name[got.process].alive and key not in ledger.returned
 
     return [
         item

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from fiberq.protocol.reader import Reader
 from sim.acts import ENDED, Grip
 from sim.ledger import source
-from sim.processes import Process, Steps, Thread
+from sim.processes import Process, Steps, Thread, until
 
 if TYPE_CHECKING:
     from sim.world import Channel, World
@@ -75,8 +75,7 @@ def writing(world: World, channel: Channel, part: Part) -> Story:
         grip = Grip(process, channel)
         yield from hold(grip, "w")
         part.opened = True
-        while traffic.wait_for_readers and len(channel.attached) < traffic.readers:
-            yield 0.001
+        yield from until(lambda: not traffic.wait_for_readers or len(channel.attached) >= traffic.readers)
         for number in range(traffic.items):
             data = world.new_item(channel, process, number, b"." * random.randint(0, traffic.padding))
             item = (data[:3], data[3:]) if random.random() < traffic.large else data
@@ -107,8 +106,7 @@ def reading(world: World, channel: Channel, part: Part, first: bool, manner: str
             if out is not None:
                 yield from hold(out, "w")
             part.opened = True
-        while not part.opened:
-            yield 0.001
+        yield from until(lambda: part.opened)
         if manner == "listen":
             grip.listen()
         goes_on, idle = True, 0.02
@@ -147,7 +145,7 @@ def reading(world: World, channel: Channel, part: Part, first: bool, manner: str
                     grip.finish(thread)
             else:
                 idle = min(2 * idle, 1.0)  # nothing new is to be seen by looking more often
-                yield random.choice((0.0, 0.001, idle))
+                yield random.choice((0.0, idle, idle))
         if manner == "listen":
             grip.silence()
         grip.finish(thread)
@@ -155,8 +153,7 @@ def reading(world: World, channel: Channel, part: Part, first: bool, manner: str
             world.at_eof(channel)
         part.threads -= 1
         if first:
-            while part.threads:
-                yield 0.001
+            yield from until(lambda: not part.threads)
             if out is not None:
                 yield from let_go(out, "w")
             part.released = yield from let_go(grip, "r")
@@ -171,8 +168,7 @@ def leave(part: Part) -> Steps:
     process.parts -= 1
     if process.parts:
         return
-    while process.client.session.busy and not process.closed:
-        yield 0.001
+    yield from until(lambda: not process.client.session.busy or process.closed)
     process.leaving = True
     number = process.client.goodbye(process.now)
     yield from process.arrived(number)
@@ -301,10 +297,3 @@ def shut_down(grip: Grip) -> Steps:
     grip.client.shut_down(channel.number, process.now)
     yield from process.granted(op="shutdown", channel=channel.number, drop=drop)
     process.world.at_shut(channel)
-
-
-def until(condition: Callable[[], bool]) -> Steps:
-    pause = 0.005
-    while not condition():
-        yield pause
-        pause = min(2 * pause, 0.2)
