@@ -10,6 +10,7 @@ runs schedule 7 alone.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from random import Random
 
 from sim.ledger import Ledger
@@ -37,10 +38,13 @@ class Broken(AssertionError):
     """A promise was broken in the schedule of one seed."""
 
 
-def play(seed: int) -> World:
-    """Run the schedule that `seed` makes. Raises `Broken` with the way to run it again."""
+def play(seed: int, certain: Sequence[str] = ()) -> World:
+    """Run the schedule that `seed` makes, where the faults of `certain` happen in any case.
+
+    Raises `Broken` with the way to run it again.
+    """
     random = Random(seed)
-    plan = Plan.random(random)
+    plan = Plan.random(random, certain)
     try:
         return World(plan, random).run()
     except Exception as error:

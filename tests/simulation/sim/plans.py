@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from random import Random
 from typing import Any
@@ -126,9 +127,11 @@ class Plan:
         return cls((Traffic(kind, **mine),), **settings)
 
     @classmethod
-    def random(cls, random: Random) -> Plan:
+    def random(cls, random: Random, certain: Sequence[str] = ()) -> Plan:
+        """Any plan, where the faults of `certain` happen, and others may; "chain": where results go on."""
         latency = random.choice((0.0001, 0.001, 0.001, 0.01))
-        number = random.choice((1, 1, 1, 2, 2, 3))
+        chained = "chain" in certain
+        number = 2 if chained else random.choice((1, 1, 1, 2, 2, 3))
         large = random.random() < 0.07
         plan = cls(
             tuple(Traffic.random(random, latency, large) for _ in range(number)),
@@ -140,7 +143,7 @@ class Plan:
             goodbye=random.choice((0.0, 0.5, 1.0)),
         )
         for place, traffic in enumerate(plan.channels[:-1]):
-            if traffic.kind != "pipe" and random.random() < 0.4:
+            if traffic.kind != "pipe" and (chained or random.random() < 0.4):
                 traffic.into = random.randrange(place + 1, number)
                 traffic.threads = 1
                 plan.channels[traffic.into].shut_early = False
@@ -148,7 +151,7 @@ class Plan:
         # Who waits without getting still holds what it got; so little memory would then be full of that forever.
         if all(set(traffic.manners) <= {"get", "many"} for traffic in plan.channels):
             plan.max_bytes = random.choice((1 << 30, 5000))
-        for fault in random.sample(FAULTS, random.choice((0, 1, 1, 2, 3, 4))):
+        for fault in (*certain, *random.sample(FAULTS, random.choice((0, 1, 1, 2, 3, 4)))):
             plan.add(fault, random)
         if plan.drop:  # each lost message costs a second, and the clients look meanwhile
             for traffic in plan.channels:
