@@ -25,6 +25,7 @@ from fiberq.listening import Listening, advertised, listen, near
 from fiberq.private import private_directory, sweep
 from fiberq.protocol.broker import Broker
 from fiberq.registry import make
+from fiberq.steady import Steady
 
 BURST: Final = 64
 """Messages that are taken in before what they caused is sent."""
@@ -32,40 +33,30 @@ BURST: Final = 64
 LOOK: Final = 0.25
 """Seconds between two looks of a node that stands alone whether it is to end."""
 
-HICCUP: Final = 0.1
-"""Seconds that this process may be late without having been stopped."""
-
 
 def serve(server: ServerSocket, broker: Broker, spin: float, over: Callable[[float], bool] | None = None) -> None:
     """Run the node until the socket is closed, or `over`, which is asked every `LOOK` seconds, says so. A busy node
-    polls for `spin` seconds before it blocks.
-
-    Its clock stands still while this process is stopped, or gets no processor: what others said meanwhile it has yet to
-    hear, so nobody's time is up because of that.
-    """
+    polls for `spin` seconds before it blocks."""
     monotonic = time.monotonic
     recv, send = server.recv, server.send
     message, output = broker.message, broker.output
-    now = monotonic()
-    missed = 0.0
+    clock = Steady(monotonic)
+    now = clock.now
     longest = float("inf") if over is None else LOOK
     while over is None or not over(now):
         for peer, parts in output(now):
             send(peer, parts)
-        latest = now + HICCUP
+        latest = now
         event = recv(0)
         if event is None:
             due = min(broker.due(), now + longest)
-            until = min(now + spin, due)
-            while event is None and monotonic() - missed < until:
+            until = min(now + spin, due) + clock.missed
+            while event is None and monotonic() < until:
                 event = recv(0)
             if event is None:
-                latest = max(now, due) + HICCUP
-                event = recv(None if due == float("inf") else max(0.0, due - (monotonic() - missed)))
-        before, now = now, monotonic() - missed
-        if now > latest:
-            missed += now - before
-            now = before
+                latest = max(now, due)
+                event = recv(None if due == float("inf") else max(0.0, due + clock.missed - monotonic()))
+        now = clock.advance(latest)
         room = BURST
         while event is not None:
             if type(event) is Message:

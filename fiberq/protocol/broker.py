@@ -29,6 +29,7 @@ from fiberq.protocol.kinds import Kind
 from fiberq.protocol.pull import PullDevice
 from fiberq.protocol.push import PushDevice
 from fiberq.protocol.session import Session, drain
+from fiberq.protocol.timers import Timers
 
 log = logging.getLogger("fiberq.node")
 
@@ -77,6 +78,10 @@ class Member:
         self.holds: dict[int, str] = {}  # channel -> "r", "w" or "rw"
         self.flights: dict[str, dict[int, str]] = {}  # token -> what the handle in flight holds
 
+    def due(self) -> float:
+        """When to look at it next, if nothing else happens; infinity when never."""
+        return self.session.due() if self.expires is None else self.expires
+
 
 class Channel:
     def __init__(self, number: int, device: Device, name: str | None = None, permanent: bool = False) -> None:
@@ -101,7 +106,7 @@ class Survey:
 
     def __init__(self, asker: Member, members: Iterable[Member], until: float, finish: Callable[[], None]) -> None:
         self.asker = asker
-        self.missing = set(members)
+        self.missing = dict.fromkeys(members)  # in the order of asking: a simulation must come out the same again
         self.until = until
         self.finish = finish
 
@@ -133,7 +138,7 @@ class Broker:
         self._members: dict[str, Member] = {}
         self._channels: dict[int, Channel] = {}
         self._touched: dict[Member, None] = {}  # may have something to send
-        self._timed: dict[Member, None] = {}  # have a timer running
+        self._timers = Timers(Member.due)
         self._alarms: dict[int, Device] = {}
         self._paused: dict[tuple[Member, int], None] = {}  # writers, by process and channel
         self._early: dict[str, None] = {}  # tokens that were claimed before their flight was announced
@@ -189,7 +194,7 @@ class Broker:
         member.session.disconnect()
         if member.grace:
             member.expires = now + self._session_grace
-            self._timed[member] = None
+            self._timers.set(member, member.expires)
             for number, channel in self._used_by(member):
                 channel.device.away(member, now)
                 self._check(number, channel)
@@ -199,26 +204,25 @@ class Broker:
     def output(self, now: float) -> list[tuple[Hashable, tuple[Buffer, ...]]]:
         """Run the timers that are due, and take the messages to be sent: deliveries first, then acknowledgements."""
         self._now = now
-        self._unload()
         for channel, device in list(self._alarms.items()):
             if device.alarm is None or channel not in self._channels:
                 del self._alarms[channel]
             elif device.alarm <= now:
                 device.tick(now)
-        for member in list(self._timed):
+        for member in self._timers.rung(now):
             self._time(member)
         for number, survey in list(self._surveys.items()):
             if survey.until <= now:
                 self._finish_survey(number)
         for member in [member for member, end in self._limited.items() if end <= now]:
             self._deny(member, "the right has expired")
+        self._unload()
         for member in self._touched:
             self._out += [(member.peer, message) for message in drain(member.session)]
         for member in self._touched:
             member.session.tick(now)
             self._out += [(member.peer, message) for message in drain(member.session)]
-            if member.session.due() != float("inf"):
-                self._timed[member] = None
+            self._timers.set(member, member.session.due())
         self._touched.clear()
         out, self._out = self._out, []
         return out
@@ -228,9 +232,7 @@ class Broker:
         times = [device.alarm for device in self._alarms.values() if device.alarm is not None]
         times += [survey.until for survey in self._surveys.values()]
         times += self._limited.values()
-        for member in self._timed:
-            times.append(member.session.due() if member.expires is None else member.expires)
-        return min(times, default=float("inf"))
+        return min([*times, self._timers.next()])
 
     def drain(self, now: float) -> None:
         """Take nothing more, but for what is on its way: the node is about to end."""
@@ -352,20 +354,16 @@ class Broker:
         self._regulate()
 
     def _time(self, member: Member) -> None:
-        """Look at one member's timers."""
-        del self._timed[member]
-        if member.expires is not None:
-            if member.expires <= self._now:
+        """Look at a member whose timer rang."""
+        if member.due() > self._now:
+            self._timers.set(member, member.due())
+        elif member.expires is not None:
+            self._end(member)
+        else:
+            self._touched[member] = None
+            if member.session.unacknowledged and self._silent(member) >= self._session_timeout:
+                log.warning("process %s was silent for %g s: taken for dead", member.pid, self._session_timeout)
                 self._end(member)
-            else:
-                self._timed[member] = None
-        elif member.session.due() != float("inf"):
-            self._timed[member] = None
-            if member.session.due() <= self._now:
-                self._touched[member] = None
-                if member.session.unacknowledged and self._silent(member) >= self._session_timeout:
-                    log.warning("process %s was silent for %g s: taken for dead", member.pid, self._session_timeout)
-                    self._end(member)
 
     def _silent(self, member: Member) -> float:
         """Seconds since this process last said something, or was last asked for an acknowledgement after that."""
@@ -399,7 +397,7 @@ class Broker:
         self._limited.pop(member, None)
         if member.peer is not None:
             self._by_peer.pop(member.peer, None)
-        self._timed.pop(member, None)
+        self._timers.forget(member)
         member.session.disconnect()
         self._paused = {paused: None for paused in self._paused if paused[0] is not member}
         for number in list(member.holds):
@@ -837,7 +835,7 @@ class Broker:
 
     def _heard(self, number: int, survey: Survey, member: Member) -> None:
         if member in survey.missing:
-            survey.missing.discard(member)
+            del survey.missing[member]
             if not survey.missing:
                 self._finish_survey(number)
 

@@ -78,7 +78,7 @@ class Reader:
         self._eager = False  # the node waits for news of what it delivered: it is delivered alone
         self.others = False  # other processes read, too
         self.owes = False  # nobody has received what was sent because one polls or listens: who takes it must tell
-        self._told_held = False  # the newest report said that something is held
+        self._told_held: Sequence[tuple[int, int]] = ()  # the newest report said that these are held
         self._reported = 0  # and that the items below this were started
         self._report_number = 0  # the frame of the newest report that may still be replaced
         self._prune_at = 64  # entries of `earlier`
@@ -144,6 +144,8 @@ class Reader:
         whether there is more to do of this kind later."""
         gives = bool(self.ready) and not (self.giving or self.kind.pushed or self._needs)
         behind = self._started() != self._reported
+        if self.kind.keeps and self._told_held:  # a `get` that raised finished something, too
+            behind |= self._held() != self._told_held
         if now > self.fresh_until + IDLE:
             if gives:
                 self.give_back(session, now)
@@ -398,7 +400,7 @@ class Reader:
         self._told_started = started + begun
         self._reported = started
         self.attached = True
-        self._told_held = bool(held)
+        self._told_held = held
         self._eager = False
         session.forget(self)
         if len(self.earlier) >= self._prune_at:

@@ -431,7 +431,7 @@ def test_a_process_that_was_quiet_is_not_dead_because_it_does_not_answer_at_once
     node.put_on_its_way(b"another")
     node.now += 31.0
     node.broker.output(node.now)
-    device = node.broker.device()
+    device = node.broker.device(CHANNEL)
     assert device is not None
     assert not device.readers
 
@@ -516,7 +516,7 @@ def test_what_comes_back_after_an_immediate_shutdown_is_finished() -> None:
     reader.done("a thread")
     reader.progress(client.session, node.now)
     node.settle()
-    device = node.broker.device()
+    device = node.broker.device(CHANNEL)
     assert device is not None
     assert device.unfinished == 0
 
@@ -532,7 +532,7 @@ def test_a_task_that_nobody_does_after_an_immediate_shutdown_is_finished() -> No
     node.settle()
     client.goodbye(node.now)
     node.settle()
-    device = node.broker.device()
+    device = node.broker.device(CHANNEL)
     assert device is not None
     assert device.unfinished == 0
 
@@ -587,7 +587,7 @@ def test_a_late_report_of_a_reader_that_has_let_go_attaches_nobody() -> None:
     reader._left = False
     reader.progress(client.session, node.now)
     node.settle()
-    device = node.broker.device()
+    device = node.broker.device(CHANNEL)
     assert device is not None
     assert not device.readers
 
@@ -703,3 +703,46 @@ def test_a_stranger_is_asked_for_its_hello_once_in_a_while() -> None:
     assert answers == [0, 1000]
     node.broker.lost("stranger", node.now)
     assert not node.broker._strangers
+
+
+def test_what_was_in_flight_in_the_items_of_a_dead_process_ends_with_it() -> None:
+    """At once: a node to which nothing happens any more does not look again."""
+    node = Node("pull")
+    outer, inner = CHANNEL + 1, CHANNEL + 2
+    dies, sends = node.client("dies", "r"), node.client("sends", "r")
+    dies.request(node.now, op="create", channel=outer, kind=Kind("pull"))
+    sends.request(node.now, op="create", channel=inner, kind=Kind("pull"))
+    node.settle()
+    sends.tell(node.now, op="flight", token="in an item", holds=[[inner, "rw"]], within=outer)
+    sends.release(inner, "rw", node.now)
+    node.settle()
+    assert inner in node.broker._channels
+    del node.clients["dies"]
+    node.broker.lost("dies", node.now)
+    node.now += 2.5  # session_grace is over
+    node.broker.output(node.now)
+    assert not {outer, inner} & set(node.broker._channels)
+
+
+def test_what_is_finished_by_a_get_that_finds_the_end_is_told() -> None:
+    node = Node("pull")
+    client = node.client("reader", "r")
+    reader = client.readers[CHANNEL]
+    node.put(node.creator, b"item")
+    assert node.get(client) == b"item"
+
+    def look() -> None:
+        node.now += 2 * IDLE
+        client.idle(node.now)
+        node.settle()
+
+    look()
+    node.creator.request(node.now, op="shutdown", channel=CHANNEL, drop=False)
+    node.settle()
+    device = node.broker.device(CHANNEL)
+    assert device is not None
+    assert device.unfinished, "it is held"
+    assert reader.ended == "drained"
+    assert reader.take(1) is None
+    look()
+    assert not device.unfinished

@@ -46,7 +46,7 @@ class Interleavings(RuleBasedStateMachine):
         self.ledger = Ledger()
         self.broker = WatchedBroker(self.ledger, session_grace=1e6, session_timeout=1e9)
         self.lines = [Line(number) for number in range(3)]
-        self.killed: set[int] = set()
+        self.killed: set[str] = set()
         creator = self.lines[0].client
         for line in self.lines:
             line.client.hello()
@@ -115,10 +115,10 @@ class Interleavings(RuleBasedStateMachine):
     def kill(self, number: int) -> None:
         line = self.lines[number]
         line.alive = False
-        self.killed.add(number)
+        self.killed.add(line.client.name)
         line.up.clear()
         self.broker.lost(line.peer, self.now)
-        self.broker.expire(f"client {number}")
+        self.broker.expire(line.client.name)
         self.carry()
 
     @rule(seconds=st.sampled_from([0.001, 0.011, 1.1]))
@@ -134,7 +134,7 @@ class Interleavings(RuleBasedStateMachine):
         if line.alive:
             for _ in range(items):
                 item = b"%d:%d" % (number, len(self.ledger.put))
-                self.ledger.put[item] = number
+                self.ledger.put[item] = line.client.name
                 line.client.writers[CHANNEL].items.append(item)
             line.client.pump(line.client.writers[CHANNEL], self.now)
 
@@ -146,7 +146,7 @@ class Interleavings(RuleBasedStateMachine):
             return
         reader, session = line.reader, line.client.session
         if thread not in line.waiting and thread in line.holding:
-            self.ledger.finished.add((line.holding.pop(thread), number))
+            self.ledger.finishes(line.holding.pop(thread), line.client.name)
         if reader.ready and self.now > reader.fresh_until:
             reader.progress(session, self.now)
         got = reader.take(thread)
@@ -157,7 +157,7 @@ class Interleavings(RuleBasedStateMachine):
             return
         assert isinstance(got[1], bytes)
         line.holding[thread] = got[1]
-        self.ledger.got.append((got[1], number))
+        self.ledger.gets(CHANNEL, got[1], line.client.name)
         if thread in line.waiting:
             line.waiting.remove(thread)
             reader.waiting = len(line.waiting)
@@ -222,19 +222,20 @@ class Interleavings(RuleBasedStateMachine):
                 line.leaving = line.client.goodbye(self.now)
         self.settle()
         assert self.broker.memory.bytes == 0
-        assert self.broker.device() is None
+        assert self.broker.device(CHANNEL) is None
 
     def check(self) -> None:
-        receivers = self.ledger.receivers()
+        receivers = self.ledger.receivers
         assert not set(receivers) - set(self.ledger.put)
         assert all(times == 1 for times in self.ledger.accepted.values())
         lost = set(self.ledger.accepted) - set(receivers) - self.ledger.perished
         assert not lost, f"lost: {lost}"
-        unaccepted = {item for item, number in self.ledger.put.items() if number not in self.killed}
+        unaccepted = {item for item, name in self.ledger.put.items() if name not in self.killed}
         assert unaccepted <= set(self.ledger.accepted)
-        for item, numbers in receivers.items():
-            excused = item in self.ledger.taken or set(numbers) & self.killed
-            assert len(numbers) == 1 or excused, f"{item!r} came out at {numbers}"
+        for item, got in receivers.items():
+            names = [one.process for one in got]
+            excused = {name for name in names if (item, name) in self.ledger.taken} | (set(names) & self.killed)
+            assert len(names) == 1 or excused, f"{item!r} came out at {names}"
 
 
 Interleavings.TestCase.settings = settings(max_examples=250, stateful_step_count=60, deadline=None)
