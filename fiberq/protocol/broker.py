@@ -439,8 +439,11 @@ class Broker:
         """Whether a process that may not do everything may do this."""
         if request["op"] in _UNTOLD:
             return True
-        if "holds" in request:
-            return all(self._may(member, int(number), str(sides)) for number, sides in request["holds"])
+        if request["op"] in _HOLDING:
+            within = int(request.get("within") or 0)
+            return all(self._may(member, int(number), str(sides)) for number, sides in request["holds"]) and (
+                not within or self._may(member, within, "w")
+            )
         sides = _SIDES.get(request["op"])
         return sides is not None and self._may(member, int(request["channel"]), sides)
 
@@ -969,6 +972,9 @@ _GONE: Final = {
 
 _UNTOLD: Final = ("landed", "arrived", "unused", "surveyed", "forget", "find")
 """What a process says of what it has itself, or which sees to it what it may do."""
+
+_HOLDING: Final = ("open", "flight", "inherit", "restrict")
+"""What one may ask for who has a right to all that it names."""
 
 _SIDES: Final = {
     "stat": "",
