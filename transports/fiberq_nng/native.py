@@ -41,6 +41,9 @@ _THREADS = {
 class Owner(Protocol):
     """A socket, as NNG's callback and the hooks at exit and at fork see it."""
 
+    def admits(self, pipe: int) -> bool:
+        """Whether the new connection `pipe` may stay. Runs on a thread of NNG's: it must only take a note."""
+
     def pipe_removed(self, pipe: int) -> None:
         """The connection `pipe` is gone. Runs on a thread of NNG's: it must only take a note."""
 
@@ -60,6 +63,7 @@ class Native:
         self.ffi = ffi
         self.lib = lib
         self.owners: dict[int, Owner] = {}
+        self._encrypted: set[int] = set()
         self._watch = Watch(ffi, lib)
         self._pid = os.getpid()
         # Not the extension's own `extern "Python"` callback: that belongs to pynng, should someone import it.
@@ -79,14 +83,16 @@ class Native:
         self.owners[key] = owner
         arg = self.ffi.cast("void *", key)
         self.check(self.lib.nng_pipe_notify(sock, self.lib.NNG_PIPE_EV_REM_POST, self._callback, arg))
+        self.check(self.lib.nng_pipe_notify(sock, self.lib.NNG_PIPE_EV_ADD_PRE, self._callback, arg))
         if tls:
-            self.check(self.lib.nng_pipe_notify(sock, self.lib.NNG_PIPE_EV_ADD_PRE, self._callback, arg))
+            self._encrypted.add(key)
 
     def close(self, sock: Any) -> None:
         """Close `sock`; may be called more than once, and in a forked child does nothing. Waits for no peer."""
         if os.getpid() != self._pid:
             return
         self.owners.pop(self.lib.nng_socket_id(sock), None)
+        self._encrypted.discard(self.lib.nng_socket_id(sock))
         for event in (self.lib.NNG_PIPE_EV_ADD_PRE, self.lib.NNG_PIPE_EV_REM_POST):
             self.lib.nng_pipe_notify(sock, event, self.ffi.NULL, self.ffi.NULL)
         self.lib.nng_close(sock)
@@ -101,11 +107,14 @@ class Native:
         return str(self.ffi.string(self.lib.nng_strerror(code)).decode())
 
     def _pipe_event(self, pipe: Any, event: int, arg: Any) -> None:
+        key = int(self.ffi.cast("uintptr_t", arg))
+        owner = self.owners.get(key)
         if event == self.lib.NNG_PIPE_EV_ADD_PRE:
-            self._watch.add(pipe.id)
-            return
-        owner = self.owners.get(int(self.ffi.cast("uintptr_t", arg)))
-        if owner is not None:
+            if owner is not None and not owner.admits(pipe.id):
+                self.lib.nng_pipe_close(pipe)
+            elif key in self._encrypted:
+                self._watch.add(pipe.id)
+        elif owner is not None:
             owner.pipe_removed(pipe.id)
 
 
