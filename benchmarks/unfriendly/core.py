@@ -26,13 +26,14 @@ from fiberq.protocol.writer import Writer
 SECRET = b"an item that is none of its business"
 OTHERS, MINE, BOUNDED = 16, 17, 18
 NAMES = {OTHERS: "others", MINE: "mine", BOUNDED: "bounded"}
-RIGHTS = ("rw", "r", "w", "")
+RIGHTS = ("rw", "rw", "rw", "r", "w", "")
 LIFE = 200
 """Mutated frames of one session, if it is not cut off before."""
 
 
 class Fuzzed(NamedTuple):
     frames: int
+    """Those that were damaged."""
     sessions: int
     refused: int
     """Messages that the other end did not understand, or that were a breach."""
@@ -64,13 +65,12 @@ def fuzz_node(count: int, seed: int, advance: Callable[[int], object] = int) -> 
         sessions += 1
         peer = f"attacker {sessions}"
         right = Right((("mine", rng.choice(RIGHTS)), ("bounded", rng.choice(RIGHTS))), 0, 7)
-        source = Source((*NAMES, frames.DEFAULT_CHANNEL, 99), [*NAMES.values(), "new"], rng)
+        source = Source((*[MINE] * 12, *NAMES, frames.DEFAULT_CHANNEL, 99), [*NAMES.values(), "new"], rng)
         beginning = source.beginning(authority.sign(right))
         for message in beginning:
             broker.message(peer, message, now)
         for seq in range(len(beginning), len(beginning) + LIFE):
             broker.message(peer, source.mutated(seq, 0), now)
-            sent += 1
             refused = False
             if rng.random() < 0.3:
                 now += rng.choice((0.0, 0.001, 0.01, 0.3))
@@ -87,6 +87,7 @@ def fuzz_node(count: int, seed: int, advance: Callable[[int], object] = int) -> 
             if refused:
                 break
         broker.lost(peer, now)
+        sent += source.damaged
         if (others.accepted, others.finished, others.qsize(), len(others.readers)) != (1, 0, 1, 0):
             raise Breach(f"seed {seed}, frame {sent}: another queue is not what it was")
         if set(broker._channels) != {*NAMES, frames.DEFAULT_CHANNEL}:
@@ -122,7 +123,6 @@ def fuzz_client(count: int, seed: int) -> Fuzzed:
         source = Source(list(NAMES), ["mine"], rng)
         now = 0.0
         for seq in range(1, LIFE):
-            sent += 1
             try:
                 client.message(source.mutated(seq, rng.choice((0, 1))), now)
             except FiberqError:
@@ -131,6 +131,7 @@ def fuzz_client(count: int, seed: int) -> Fuzzed:
             now += 0.001
             client.session.tick(now)
             drain(client.session)
+        sent += source.damaged
     return Fuzzed(sent, sessions, refused)
 
 

@@ -37,12 +37,14 @@ class Source:
         self._channels = channels
         self._names = names
         self._rng = rng
+        self.damaged = 0
+        """Frames so far that were not as valid as they began."""
 
     def frame(self) -> Frame:
         """A valid one; most often one that moves items."""
         rng = self._rng
         channel = rng.choice(self._channels)
-        choice = rng.randrange(12)
+        choice = rng.randrange(11) if rng.random() < 0.97 else 11
         if choice < 3:
             return Frame(frames.REQUEST, 0, pack_json(self.question()))
         if choice < 6:
@@ -82,17 +84,19 @@ class Source:
         return asked | {key: value for key, value in (more | numbers).items() if rng.random() < 0.6}
 
     def mutated(self, seq: int, ack: int) -> list[bytes]:
-        """The message of a damaged frame; its place in the session is right more often than not."""
+        """The message of a frame, damaged more often than not: valid ones between keep the session interesting."""
         rng = self._rng
         odd = rng.random() < 0.05
         frame = Frame(frames.REQUEST, 0, pack_json(self._odd(self.question()))) if odd else self.frame()
-        if rng.random() < 0.03:
+        if misplaced := rng.random() < 0.03:
             seq, ack = rng.choice((seq, rng.choice(NUMBERS))), rng.choice((ack, rng.choice(NUMBERS)))
         flags = rng.choice((0, frames.ACK_NOW, frames.RESEND, rng.randrange(256)))
         head = HEADER.pack(frames.MAGIC, frame.kind, flags, seq, ack, frame.channel)
         parts = [b"".join((head, *map(bytes, frame.body))), *map(bytes, frame.parts)]
-        for _ in range(rng.choice((0, 0, 0, 1, 2))):
+        damages = rng.choice((0, 1, 1, 2))
+        for _ in range(damages):
             parts = self._damaged(parts)
+        self.damaged += bool(odd or misplaced or damages)
         return parts
 
     def _odd(self, question: dict[str, Any]) -> dict[str, Any]:
@@ -129,7 +133,7 @@ class Source:
         """Valid messages with which a session begins: it asks for all that there is."""
         openings = [
             Frame(frames.REQUEST, 0, pack_json({"op": "open", "holds": [[channel, side]]}))
-            for channel in self._channels
+            for channel in dict.fromkeys(self._channels)
             for side in "rw"
         ]
         everything = [hello(self._rng.randbytes(8).hex(), token), *openings]

@@ -24,14 +24,15 @@ def _level() -> Iterator[None]:
 def test_mutated_frames_reach_no_other_queue(seed: int) -> None:
     done = fuzz_node(3_000, seed)
     assert done.frames >= 3_000
-    assert 0.1 < done.refused / done.sessions <= 200
+    assert done.frames > 2 * done.sessions
+    assert done.refused > 0
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_mutated_frames_do_not_upset_a_client(seed: int) -> None:
     done = fuzz_client(5_000, seed)
     assert done.refused > 0
-    assert done.frames > 5 * done.sessions
+    assert done.frames > 2 * done.sessions
 
 
 def test_a_node_that_looks_at_no_rights_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
