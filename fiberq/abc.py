@@ -78,8 +78,14 @@ class PeerLost(NamedTuple):
 class ServerSocket(ABC):
     """The listening side: one socket, any number of peers. Not thread-safe, but for `close`.
 
-    A peer is one connection, never an identity that the client chose: a client that connects again is a new peer.
+    A peer is one connection, never an identity that the client chose: a client that connects again is a new peer. The
+    core may set the limits before it calls `bind`; who exceeds one is cut off, and disturbs nobody else.
     """
+
+    max_connections: int = 4096
+    """Connections at a time. Those that are there go on when another one comes."""
+    max_message: int = (1 << 30) + (1 << 20)
+    """Bytes of a message. Nothing is allocated for a larger one."""
 
     @abstractmethod
     def bind(self, address: str) -> str:
@@ -106,6 +112,9 @@ class ServerSocket(ABC):
         The caller keeps fewer than `MIN_QUEUED` messages to one peer under way. A message to a peer that is gone is
         dropped without an error: `PeerLost` says so. The buffers must not be changed until the message has left.
         """
+
+    def drop(self, peer: Hashable) -> None:  # noqa: B027 - without it, who is refused only stays connected
+        """Hang up on a peer; `PeerLost` follows, unless it was lost already. Never blocks, and never raises."""
 
     @abstractmethod
     def close(self) -> None:

@@ -23,6 +23,13 @@ FAR_AWAY = (("192.0.2.1", 9), "127.0.0.1")
 """An address to which no packet is sent (RFC 5737), and what to say of a machine that has no way there."""
 
 
+AROUND = 1 << 20
+"""Bytes of a message that are no items."""
+
+KEPT = 128
+"""Descriptors that are no connections."""
+
+
 class Listening(NamedTuple):
     """A server socket that is bound, and what its clients need."""
 
@@ -40,8 +47,11 @@ def listen(
     keys: Keys | None,
     authority: Authority | None,
     allow_insecure: bool,
+    max_connections: int = ServerSocket.max_connections,
+    max_bytes: int | None = None,
 ) -> Listening:
     """Make a server of `transport`, an instance of `target`, and bind it; with `keys`, only for clients that have them.
+    It takes at most so many connections, as far as this process's descriptors go, and items of at most `max_bytes`.
 
     Raises `TransportError` for a transport that cannot authenticate, unless that is allowed, and for an address that
     cannot be bound; `AddressError`.
@@ -56,6 +66,9 @@ def listen(
             )
         keys = authority = None
     server = make_server(target, transport, None if keys is None else Credentials(keys.secret))
+    server.max_connections = min(max_connections, _descriptors())
+    if max_bytes is not None:
+        server.max_message = max_bytes + AROUND
     try:
         return Listening(server, [server.bind(address) for address in addresses], authority)
     except BaseException:
@@ -84,6 +97,20 @@ def near(bound: str) -> str:
     for anywhere, here in zip(ANYWHERE, ("127.0.0.1", "[::1]"), strict=True):
         bound = bound.replace(f"tcp://{anywhere}:", f"tcp://{here}:")
     return bound
+
+
+def _descriptors() -> int:
+    """How many connections this process has descriptors for, when it has asked for all that it can have."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft != hard:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+            soft = hard
+        except (ValueError, OSError):  # the system itself allows fewer
+            pass
+    return 1 << 30 if soft == resource.RLIM_INFINITY else max(1, soft - KEPT)
 
 
 def _own_host() -> str:

@@ -46,6 +46,8 @@ def serve(server: ServerSocket, broker: Broker, spin: float, over: Callable[[flo
     while over is None or not over(now):
         for peer, parts in output(now):
             send(peer, parts)
+        for peer in broker.drops():
+            server.drop(peer)
         latest = now
         event = recv(0)
         if event is None:
@@ -115,14 +117,15 @@ def _listen(settings: dict[str, Any], transport: Transport, directory: str) -> L
     """Listen for this program, and, if that is set, on a network: there for all, if the transport cannot authenticate
     over ipc."""
     target, others, insecure = settings["target"], settings["listen"], settings["allow_insecure"]
+    limits = settings["max_connections"], settings["broker"]["max_bytes"]
     own = _own_address(transport, directory)
     if others is None:
-        return listen(target, transport, [own], None, None, insecure)
+        return listen(target, transport, [own], None, None, insecure, *limits)
     keys = make_keys()
     try:
-        return listen(target, transport, [own, others], keys, Authority(keys), insecure)
+        return listen(target, transport, [own, others], keys, Authority(keys), insecure, *limits)
     except TransportError:
-        return listen(target, transport, [others], keys, Authority(keys), insecure)
+        return listen(target, transport, [others], keys, Authority(keys), insecure, *limits)
 
 
 def _own_address(transport: Transport, directory: str) -> str:

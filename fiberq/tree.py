@@ -127,6 +127,7 @@ def _start(target: str) -> Endpoint:
         "listen": config.listen,
         "advertise": config.advertise,
         "allow_insecure": config.allow_insecure,
+        "max_connections": config.max_connections,
         "broker": {
             "session_grace": config.session_grace,
             "session_timeout": config.session_timeout,

@@ -57,12 +57,13 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         address = arguments.bind or f"ipc://{directory}/node"
         state = arguments.state or os.path.join(_state_home(), "fiberq")
+        limits = config.max_connections, config.max_bytes
         if parse(address).scheme == "ipc":
-            found = listen(target, transport, [address], None, None, True)
+            found = listen(target, transport, [address], None, None, True, *limits)
             key = None
         else:
             keys, authority = kept_authority(state)
-            found = listen(target, transport, [address], keys, authority, config.allow_insecure)
+            found = listen(target, transport, [address], keys, authority, config.allow_insecure, *limits)
             key = None if found.authority is None else found.authority.owner_key
         url = Url(
             arguments.transport or config.transport, parse(advertised(found.addresses[0], arguments.advertise)), key

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from functools import partial
 from typing import Any, Final
@@ -48,6 +49,38 @@ MAX_JOINS: Final = 1000
 ASK_AGAIN: Final = 1.0
 """Seconds after which a peer that has said no hello is asked for it again."""
 
+HELLO_WITHIN: Final = 10.0
+"""Seconds from a peer's first message to its hello, after which the node hangs up."""
+
+FAREWELL: Final = 1.0
+"""Seconds that a peer which was refused has to read why, before the node hangs up."""
+
+MAX_STRANGERS: Final = 1024
+"""Peers that have said no hello, or were refused. One more, and the node hangs up on the oldest."""
+
+MAX_HELLOS: Final = 16
+"""Hellos over one connection. To each the node answers, also to a peer that does not read."""
+
+MAX_WAITING: Final = 50_000
+"""Frames that wait for a process to acknowledge those before."""
+
+MAX_UNREAD: Final = 4096
+MAX_UNREAD_BYTES: Final = 4 << 20
+"""Answers that a process has not acknowledged, and their bytes, when it may ask no more."""
+
+UNDER_WAY: Final = 4
+OVERDRAFT: Final = 64 << 20
+"""What a paused writer may put all the same: so many of the largest items were under way, so many bytes gathered."""
+
+MAX_FLIGHTS: Final = 1000
+"""Handles in flight of a process that may not do everything."""
+
+MAX_NAME: Final = 255
+"""Characters of the name of a queue, a session, or a token."""
+
+LONGEST: Final = 1e9
+"""Seconds that anything may last."""
+
 MAX_REASON: Final = 1000
 """Characters that are kept of why an item failed."""
 
@@ -75,12 +108,36 @@ class Member:
         self.hellos = 0  # the number of the newest hello
         self.expires: float | None = None  # when it is given up, while it has no connection
         self.heard = 0.0
+        self.unread: deque[tuple[int, int]] = deque()  # answers that it has not acknowledged: number, bytes
+        self.unread_bytes = 0
         self.holds: dict[int, str] = {}  # channel -> "r", "w" or "rw"
         self.flights: dict[str, dict[int, str]] = {}  # token -> what the handle in flight holds
 
     def due(self) -> float:
         """When to look at it next, if nothing else happens; infinity when never."""
         return self.session.due() if self.expires is None else self.expires
+
+    def answer(self, frame: Frame, now: float) -> None:
+        """Send what it asked for."""
+        size = sum(map(len, frame.body)) + sum(map(len, frame.parts))
+        self.unread.append((self.session.send(frame, now), size))
+        self.unread_bytes += size
+
+    @property
+    def reads(self) -> bool:
+        """Whether it acknowledges the answers that it gets."""
+        while self.unread and self.unread[0][0] <= self.session.acknowledged:
+            self.unread_bytes -= self.unread.popleft()[1]
+        return len(self.unread) < MAX_UNREAD and self.unread_bytes < MAX_UNREAD_BYTES
+
+
+class Stranger:
+    """A peer that has said no hello, or was refused. `until`: when the node hangs up."""
+
+    def __init__(self, until: float) -> None:
+        self.until = until
+        self.answered = float("-inf")  # when it was last asked for its hello, or told why it was refused
+        self.refused = False  # it is not listened to any more
 
 
 class Channel:
@@ -140,11 +197,15 @@ class Broker:
         self._touched: dict[Member, None] = {}  # may have something to send
         self._timers = Timers(Member.due)
         self._alarms: dict[int, Device] = {}
-        self._paused: dict[tuple[Member, int], None] = {}  # writers, by process and channel
+        self._paused: dict[tuple[Member, int], int] = {}  # writers, by process and channel, and what they put since
         self._early: dict[str, None] = {}  # tokens that were claimed before their flight was announced
         self._cargo: dict[str, Channel] = {}  # what the items are in that hold handles in flight, by token
         self._unloading: list[Channel] = []  # their items are gone
-        self._strangers: dict[Hashable, float] = {}  # when a peer was last asked to say hello
+        self._strangers: dict[Hashable, Stranger] = {}  # the oldest first
+        self._greetings: dict[Hashable, int] = {}  # hellos, by connection
+        self._hang_up_at = float("inf")
+        self._drops: list[Hashable] = []  # peers to hang up on
+        self._drowned: dict[Member, None] = {}  # for whom too much waits
         self._out: list[tuple[Hashable, tuple[Buffer, ...]]] = []
         self._surveys: dict[int, Survey] = {}
         self._survey_count = 0
@@ -161,8 +222,10 @@ class Broker:
         try:
             received = decode(parts)
             member = self._by_peer.get(peer)
+            if peer in self._strangers and self._strangers[peer].refused:
+                return
             if received.kind == frames.HELLO:
-                self._hello(peer, read_json(received.body))
+                self._hello(peer, read_json(received.body, frames.MAX_JSON))
             elif member is None:
                 self._ask_hello(peer)
             else:
@@ -178,15 +241,54 @@ class Broker:
                 )
 
     def _ask_hello(self, peer: Hashable) -> None:
-        """Not at each message: who does not read would make the transport keep the answers."""
-        if self._now - self._strangers.get(peer, float("-inf")) >= ASK_AGAIN:
-            self._strangers[peer] = self._now
-            self._aside(peer, Frame(frames.HELLO_FIRST))
+        self._answer_stranger(peer, Frame(frames.HELLO_FIRST))
+
+    def _answer_stranger(self, peer: Hashable, frame: Frame) -> bool:
+        """Answer, but not each message: who does not read would make the transport keep the answers. Return whether
+        this one was."""
+        stranger = self._stranger(peer)
+        if self._now - stranger.answered < ASK_AGAIN:
+            return False
+        stranger.answered = self._now
+        self._aside(peer, frame)
+        return True
+
+    def _stranger(self, peer: Hashable) -> Stranger:
+        stranger = self._strangers.get(peer)
+        if stranger is None:
+            stranger = self._strangers[peer] = Stranger(self._now + HELLO_WITHIN)
+            self._hang_up_at = min(self._hang_up_at, stranger.until)
+            if len(self._strangers) > MAX_STRANGERS:
+                self._drop(next(iter(self._strangers)))
+        return stranger
+
+    def _turn_away(self, peer: Hashable) -> None:
+        """Listen to a peer no more, and hang up when it has had the time to read why."""
+        stranger = self._stranger(peer)
+        stranger.refused = True
+        stranger.until = self._now + FAREWELL
+        self._hang_up_at = min(self._hang_up_at, stranger.until)
+
+    def _drop(self, peer: Hashable) -> None:
+        del self._strangers[peer]
+        self._drops.append(peer)
+
+    def _look_at_strangers(self) -> None:
+        for peer, stranger in list(self._strangers.items()):
+            if stranger.until <= self._now:
+                self._drop(peer)
+        self._hang_up_at = min((stranger.until for stranger in self._strangers.values()), default=float("inf"))
+
+    def drops(self) -> list[Hashable]:
+        """Take the peers to hang up on, once what `output` gave was sent."""
+        drops, self._drops = self._drops, []
+        return drops
 
     def lost(self, peer: Hashable, now: float) -> None:
         """The connection `peer` is gone."""
         self._now = now
         self._strangers.pop(peer, None)
+        self._greetings.pop(peer, None)
         member = self._by_peer.pop(peer, None)
         if member is None:
             return
@@ -216,6 +318,13 @@ class Broker:
                 self._finish_survey(number)
         for member in [member for member, end in self._limited.items() if end <= now]:
             self._deny(member, "the right has expired")
+        if self._drowned:
+            drowned, self._drowned = self._drowned, {}
+            for member in drowned:
+                if self._members.get(member.name) is member:
+                    self._refuse(member, "too much waits for a process that does not read")
+        if self._hang_up_at <= now:
+            self._look_at_strangers()
         self._unload()
         for member in self._touched:
             self._out += [(member.peer, message) for message in drain(member.session)]
@@ -232,7 +341,7 @@ class Broker:
         times = [device.alarm for device in self._alarms.values() if device.alarm is not None]
         times += [survey.until for survey in self._surveys.values()]
         times += self._limited.values()
-        return min([*times, self._timers.next()])
+        return min([*times, self._hang_up_at, self._timers.next()])
 
     def drain(self, now: float) -> None:
         """Take nothing more, but for what is on its way: the node is about to end."""
@@ -255,18 +364,23 @@ class Broker:
         for key, value in ours.items():
             if hello.get(key) != value:
                 text = f"this node speaks {key} {value}, the client {hello.get(key)}: install the same fiberq on both"
-                self._aside(peer, Frame(frames.REFUSED, 0, pack_json({"error": text, "code": "version"})))
+                self._answer_stranger(peer, Frame(frames.REFUSED, 0, pack_json({"error": text, "code": "version"})))
                 return
         name, received, hellos = hello.get("session"), hello.get("received"), hello.get("hellos")
         if type(hello.get("pid", 0)) is not int:
             raise ProtocolError("a hello's pid is not a number")
         if not isinstance(name, str) or not isinstance(received, int) or not isinstance(hellos, int):
             raise ProtocolError("a hello names no session")
+        if not 0 < len(name) <= MAX_NAME:
+            raise ProtocolError("a hello names no session")
         try:
             right = Right() if self._authority is None else self._authority.check(bytes.fromhex(hello.get("token", "")))
         except AccessError as error:
-            log.warning("process %s on %s was refused: %s", hello.get("pid"), str(hello.get("host"))[:MAX_HOST], error)
-            self._aside(peer, Frame(frames.REFUSED, 0, pack_json({"error": str(error), "code": "denied"})))
+            if self._answer_stranger(
+                peer, Frame(frames.REFUSED, 0, pack_json({"error": str(error), "code": "denied"}))
+            ):
+                host = str(hello.get("host"))[:MAX_HOST]
+                log.warning("process %s on %s was refused: %s", hello.get("pid"), host, error)
             return
         member = self._members.get(name)
         if member is not None and member.right != right:
@@ -277,7 +391,7 @@ class Broker:
             return  # repeated, or overtaken by that of a newer connection
         if member is None and hello.get("resume"):
             text = "the session ended while this process was away; what it had not finished was given to others"
-            self._aside(peer, Frame(frames.REFUSED, 0, pack_json({"error": text, "code": "expired"})))
+            self._answer_stranger(peer, Frame(frames.REFUSED, 0, pack_json({"error": text, "code": "expired"})))
             return
         if member is None:
             member = self._members[name] = Member(name, hello, right)
@@ -287,12 +401,15 @@ class Broker:
         elif member.peer is not None:
             self._by_peer.pop(member.peer, None)
             member.session.disconnect()
+        self._greetings[peer] = self._greetings.get(peer, 0) + 1
         member.peer = peer
         member.hellos = hellos
         member.expires = None
         member.heard = self._now
         self._by_peer[peer] = member
         self._strangers.pop(peer, None)
+        if self._greetings[peer] > MAX_HELLOS:
+            raise ProtocolError("a connection says hello again and again")
         welcome = {"node": self.node, "received": member.session.received, "max_bytes": self._max_bytes}
         member.session.send_aside(Frame(frames.WELCOME, 0, pack_json(welcome)))
         member.session.connect(received, self._now)
@@ -310,7 +427,7 @@ class Broker:
         body = frame.body[0]
         assert isinstance(body, memoryview)
         if frame.kind == frames.REQUEST:
-            self._request(member, read_json(body))
+            self._request(member, read_json(body, frames.MAX_JSON))
         elif frame.kind == frames.GOODBYE:
             self._goodbye(member)
         else:
@@ -320,20 +437,21 @@ class Broker:
         channel = self._channels.get(frame.channel)
         if channel is None:
             if frame.kind in (frames.PUT, frames.READY, frames.RECALL):
-                self._tell_ended(member, frame.channel, "gone")
+                self._answer_ended(member, frame.channel, "gone")
             return
         device = channel.device
         reads, writes = (side in member.holds.get(frame.channel, "") for side in "rw")
         if frame.kind == frames.PUT:
             if channel.is_pipe and not channel.held("r"):
-                self._tell_ended(member, frame.channel, "unread")
+                self._answer_ended(member, frame.channel, "unread")
             elif channel.shut == "dropped":
-                self._tell_ended(member, frame.channel, "dropped")
+                self._answer_ended(member, frame.channel, "dropped")
             elif not writes:
                 raise ProtocolError("a process put into what it does not hold")
             else:
+                before = device.bytes
                 device.put(member, frames.read_items(body, frame.parts), self._now)
-                self._restrain(member, frame.channel, device)
+                self._restrain(member, frame.channel, device, device.bytes - before)
         elif frame.kind == frames.RELEASE:
             self._release(member, frame.channel, bytes(body).decode("ascii", "replace"))
         elif frame.kind == frames.WANT:
@@ -380,6 +498,7 @@ class Broker:
     def _cut_off(self, member: Member, text: str, code: str) -> None:
         if member.peer is not None:
             self._aside(member.peer, Frame(frames.REFUSED, 0, pack_json({"error": text, "code": code})))
+            self._turn_away(member.peer)
         self._end(member)
 
     def _goodbye(self, member: Member) -> None:
@@ -399,7 +518,7 @@ class Broker:
             self._by_peer.pop(member.peer, None)
         self._timers.forget(member)
         member.session.disconnect()
-        self._paused = {paused: None for paused in self._paused if paused[0] is not member}
+        self._paused = {paused: size for paused, size in self._paused.items() if paused[0] is not member}
         for number in list(member.holds):
             self._leave(member, number)
         for token in member.flights:
@@ -416,12 +535,15 @@ class Broker:
         assert isinstance(key, Member)
         key.session.send(frame, self._now)
         self._touched[key] = None
+        if len(key.session.waiting) > MAX_WAITING:
+            self._drowned[key] = None
 
     # -- requests --
 
     def _request(self, member: Member, request: dict[str, Any]) -> None:
         if type(request.get("id", 0)) is not int:
             raise ProtocolError("a request's id is not a number")
+        self._check_reads(member)
         try:
             operation = _OPERATIONS[request["op"]]
             allowed = member.right.holds is None or self._allowed(member, request)
@@ -437,8 +559,11 @@ class Broker:
         """Whether a process that may not do everything may do this."""
         if request["op"] in _UNTOLD:
             return True
-        if "holds" in request:
-            return all(self._may(member, int(number), str(sides)) for number, sides in request["holds"])
+        if request["op"] in _HOLDING:
+            within = int(request.get("within") or 0)
+            return all(self._may(member, int(number), str(sides)) for number, sides in request["holds"]) and (
+                not within or self._may(member, within, "w")
+            )
         sides = _SIDES.get(request["op"])
         return sides is not None and self._may(member, int(request["channel"]), sides)
 
@@ -449,7 +574,17 @@ class Broker:
 
     def _reply(self, member: Member, request: Any, answer: dict[str, Any], parts: Sequence[Buffer] = ()) -> None:
         if request is not None and self._members.get(member.name) is member:
-            self._send(member, Frame(frames.REPLY, 0, pack_json({**answer, "id": request}), parts))
+            member.answer(Frame(frames.REPLY, 0, pack_json({**answer, "id": request}), parts), self._now)
+            self._touched[member] = None
+
+    def _check_reads(self, member: Member) -> None:
+        if not member.reads:
+            raise ProtocolError("a process asks on, and does not read the answers")
+
+    def _answer_ended(self, member: Member, number: int, code: str) -> None:
+        """To a frame for what is there no more."""
+        self._check_reads(member)
+        member.answer(Frame(ENDED, number, pack_json({"code": code})), self._now)
 
     def _create(self, member: Member, request: dict[str, Any]) -> dict[str, Any]:
         """Make a channel and hold both its sides; one with a name that there is already is only held."""
@@ -457,6 +592,8 @@ class Broker:
         max_deliveries = request.get("max_deliveries")
         if not isinstance(name, str | None):
             raise ProtocolError("a queue's name is not a string")
+        if name is not None and len(name) > MAX_NAME:
+            return {"error": f"a queue's name has at most {MAX_NAME} characters, not {len(name)}"}
         if max_deliveries is not None and (type(max_deliveries) is not int or max_deliveries < 1):
             raise ProtocolError("max_deliveries is not a number of deliveries")
         if not 0 < number < 1 << 64:
@@ -490,15 +627,18 @@ class Broker:
             self._hold(member, number, sides)
             kinds[f"{number:x}"] = self._channels[number].kind
         if request.get("token") is not None:
-            self._claim(str(request["token"]))
+            self._claim(_token(request))
         return {"kinds": kinds, "shut": [number for number in wanted if self._channels[number].shut]}
 
     def _flight(self, member: Member, request: dict[str, Any]) -> None:
         """Announce a handle in flight."""
-        token = str(request["token"])
+        token = _token(request)
+        if member.right.holds is not None and len(member.flights) >= MAX_FLIGHTS:
+            raise ProtocolError("too many handles of a process are in flight")
         holds: dict[int, str] = {}
         for number, sides in request["holds"]:  # a process can have a handle on each side
-            holds[int(number)] = holds.get(int(number), "") + str(sides)
+            if int(number) in self._channels:
+                holds[int(number)] = "".join(sorted({*holds.get(int(number), ""), *str(sides)} & {"r", "w"}))
         if self._early.pop(token, self) is None:
             return  # who it was for holds it already, or has let go of it since
         member.flights[token] = holds
@@ -512,7 +652,7 @@ class Broker:
 
     def _landed(self, member: Member, request: dict[str, Any]) -> None:
         """A handle in flight came to nothing: the process that it was for has ended."""
-        token = str(request["token"])
+        token = _token(request)
         holds = member.flights.pop(token, None)
         if holds is not None:
             self._land(holds, token)
@@ -520,7 +660,7 @@ class Broker:
     def _arrived(self, member: Member, request: dict[str, Any]) -> None:
         """A handle in flight has come to a process that has not used it yet. A pipe's message is never redelivered: so
         what it held ends with this process."""
-        token = str(request["token"])
+        token = _token(request)
         carrier = self._cargo.get(token)
         self._take_out(token)
         owner = self._owner(token)
@@ -529,14 +669,14 @@ class Broker:
 
     def _unused(self, _: Member, request: dict[str, Any]) -> None:
         """A handle in flight has come to a process that dropped it without having used it."""
-        self._claim(str(request["token"]))
+        self._claim(_token(request))
 
     def _inherit(self, member: Member, request: dict[str, Any]) -> dict[str, Any]:
         """A forked child takes over what its parent held when it forked. The parent's announcement may come later."""
         for number, sides in request["holds"]:
             if int(number) in self._channels:
                 self._hold(member, int(number), str(sides))
-        self._claim(str(request["token"]))
+        self._claim(_token(request))
         return {"shut": [number for number in member.holds if self._channels[number].shut]}
 
     def _claim(self, token: str) -> None:
@@ -657,7 +797,7 @@ class Broker:
             why = request.get("why")
             held = device.give_back(member, item, None if why is None else str(why)[:MAX_REASON], self._now)
         elif what == "keep":
-            held = device.lease_until(member, item, self._now + float(request["seconds"]))
+            held = device.lease_until(member, item, self._now + _seconds(request["seconds"]))
         else:
             raise ProtocolError("nothing that can be done with a lease")
         self._check(number, channel)
@@ -719,7 +859,7 @@ class Broker:
                 return _GONE
             holds.append((channel.names[0], str(sides)))
         seconds = request.get("seconds")
-        right = self._authority.narrow(member.right, tuple(holds), None if seconds is None else float(seconds))
+        right = self._authority.narrow(member.right, tuple(holds), None if seconds is None else _seconds(seconds))
         return {"key": self._authority.key(right)}
 
     def _revoke(self, _: Member, request: dict[str, Any]) -> dict[str, Any]:
@@ -820,6 +960,7 @@ class Broker:
         """Let `asker` know how far these members are with channel `number`: call `finish` when all have answered."""
         if sum(survey.asker is asker for survey in self._surveys.values()) >= MAX_SURVEYS:
             members = ()
+        members = [member for member in members if len(member.session.waiting) < MAX_JOINS]  # the others do not read
         self._survey_count += 1
         survey = self._surveys[self._survey_count] = Survey(asker, members, self._now + SURVEY_PATIENCE, finish)
         for member in survey.missing:
@@ -932,15 +1073,20 @@ class Broker:
 
     # -- memory --
 
-    def _restrain(self, writer: Member, number: int, device: Device) -> None:
+    def _restrain(self, writer: Member, number: int, device: Device, size: int) -> None:
         """Pause a writer while the node holds too much, and the writer's queue more than its share: a queue that nobody
-        empties does not stop the others. So the node holds at most twice the limit."""
+        empties does not stop the others. So the node holds at most twice the limit. Raises `ProtocolError` when the
+        writer goes on regardless."""
+        if (writer, number) in self._paused:
+            self._paused[writer, number] += max(0, size)
+            if self._paused[writer, number] > self._max_bytes * UNDER_WAY + OVERDRAFT:
+                raise ProtocolError("a process puts on although it was asked to pause")
         if self.memory.bytes > self._max_bytes and self._share(device) > 1:
             self._pause(writer, number)
 
     def _pause(self, writer: Member, number: int) -> None:
         if (writer, number) not in self._paused:
-            self._paused[writer, number] = None
+            self._paused[writer, number] = 0
             self._send(writer, Frame(frames.PAUSE, number))
 
     def _regulate(self) -> None:
@@ -959,6 +1105,20 @@ class Broker:
         return device.bytes * len(self._channels) / self._max_bytes
 
 
+def _token(request: dict[str, Any]) -> str:
+    token = str(request["token"])
+    if len(token) > MAX_NAME:
+        raise ProtocolError("a token is too long")
+    return token
+
+
+def _seconds(value: Any) -> float:
+    seconds = float(value)
+    if not 0 <= seconds <= LONGEST:  # nor what is no number
+        raise ProtocolError("a time is out of range")
+    return seconds
+
+
 _DENIED: Final = {"error": "this process has no right to do that", "code": "denied"}
 _GONE: Final = {
     "error": "the queue or pipe is gone: its last holder closed it or died, or it was deleted",
@@ -967,6 +1127,9 @@ _GONE: Final = {
 
 _UNTOLD: Final = ("landed", "arrived", "unused", "surveyed", "forget", "find")
 """What a process says of what it has itself, or which sees to it what it may do."""
+
+_HOLDING: Final = ("open", "flight", "inherit", "restrict")
+"""What one may ask for who has a right to all that it names."""
 
 _SIDES: Final = {
     "stat": "",

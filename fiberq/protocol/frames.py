@@ -68,6 +68,12 @@ _SURVEY: Final = Struct("<Q")
 MAX_FRAME: Final = 60_000
 """Bytes of small items that go into one frame. Below 64 KiB transports copy, which is faster there than sharing."""
 
+MAX_JSON: Final = 1 << 20
+"""Bytes of a hello or a request: what is read from them may take thirty times as much, for a moment."""
+
+MAX_RANGES: Final = 1 << 16
+"""Ranges of items that one report names."""
+
 DEFAULT_CHANNEL: Final = 2
 """The channel that a bare address names: a pipe that is always there, with its reading and its writing side."""
 
@@ -143,7 +149,9 @@ def pack_json(value: Mapping[str, Any]) -> tuple[bytes]:
     return (json.dumps(value, separators=(",", ":")).encode(),)
 
 
-def read_json(body: memoryview) -> dict[str, Any]:
+def read_json(body: memoryview, longest: int | None = None) -> dict[str, Any]:
+    if longest is not None and len(body) > longest:
+        raise ProtocolError("a frame's body is too long")
     try:
         value = json.loads(bytes(body))
     except (ValueError, RecursionError) as error:
@@ -254,6 +262,6 @@ def pack_ranges(ranges: Sequence[tuple[int, int]]) -> tuple[bytes, ...]:
 
 
 def read_ranges(body: memoryview) -> list[tuple[int, int]]:
-    if len(body) % _RANGE.size:
-        raise ProtocolError("a frame of ranges is cut short")
+    if len(body) % _RANGE.size or len(body) > _RANGE.size * MAX_RANGES:
+        raise ProtocolError("a frame of ranges is cut short, or too long")
     return list(_RANGE.iter_unpack(body))

@@ -23,6 +23,10 @@ WINDOW: Final = 32
 ACK_DELAY: Final = 0.001
 """Seconds that an acknowledgement waits for a frame to ride on."""
 
+PATIENT: Final = 256 * WINDOW
+"""Frames that are taken from an end which acknowledges nothing, or repeats itself, before it breaks the protocol. One
+that keeps to its window soon learns what there is to acknowledge, unless messages are lost just then."""
+
 RETRANSMIT: Final = 1.0
 """Seconds without progress after which the oldest unacknowledged frame is sent again."""
 
@@ -50,6 +54,9 @@ class Session:
         self.before_report: Callable[[float], None] | None = None  # sends what a report must not overtake
         self._later: dict[object, tuple[float, Callable[[float], None]]] = {}
         self._stalled = False  # frames were sent again for lack of an acknowledgement
+        self._asked_again = (-1, 0.0)  # the last frame acknowledged when a resend was asked for, and when that was
+        self._unread = 0  # frames that came while ours went unacknowledged
+        self._repeated = 0  # frames that came again since a new one did
 
     @property
     def last(self) -> int:
@@ -94,22 +101,32 @@ class Session:
         self._transmit(frame, 0, 0)
 
     def accept(self, message: Received, now: float) -> Frame | None:
-        """Take a message of the other end; return its frame if it is the next one."""
+        """Take a message of the other end; return its frame if it is the next one.
+
+        Raises `ProtocolError` if it makes this end send, and does not read that.
+        """
         if message.ack > self.acknowledged:
             self._acknowledge(message.ack, now)
         if message.flags & RESEND:
-            self.resend(now)
+            self._resend_once(now)
         if not message.seq:
             return None
         if message.seq != self.received + 1:
             if message.seq <= self.received:
                 self.ack_at = now
+                self._repeated += 1
+                if self._repeated > PATIENT:
+                    raise ProtocolError("the peer sends the same frames again and again")
             elif not self._gap:
                 self._gap = True
                 self._transmit(Frame(ACK), RESEND, 0)
             return None
         self._gap = False
+        self._repeated = 0
         self.received = message.seq
+        self._unread = self._unread + 1 if self.unacknowledged else 0
+        if self._unread > PATIENT:
+            raise ProtocolError("the peer sends frames, and acknowledges none")
         self._unheard += 1
         if message.flags & ACK_NOW or self._unheard >= self.window // 4:
             self.ack_at = now
@@ -140,6 +157,14 @@ class Session:
         for offset, frame in enumerate(self.unacknowledged):
             self._transmit(frame, ACK_NOW, first + offset)
         self._arm(now)
+
+    def _resend_once(self, now: float) -> None:
+        """Send again what the other end asks for, but not the same frames each time that it asks: it asks once, and
+        what is lost then, the timer finds."""
+        acknowledged, at = self._asked_again
+        if acknowledged != self.acknowledged or now >= at + RETRANSMIT:
+            self._asked_again = self.acknowledged, now
+            self.resend(now)
 
     def tick(self, now: float) -> None:
         """Send what is due at `now`: an owed acknowledgement, or the oldest frame once more."""
@@ -190,6 +215,7 @@ class Session:
             took = now - self.asked_at
             self.round_trip = min(took, self.round_trip or took)
             self._timed = 0
+        self._unread = 0
         self._patience = RETRANSMIT
         if self._stalled:  # the one that was sent again has arrived, those after it have not
             self._stalled = False

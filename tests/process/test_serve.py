@@ -332,6 +332,10 @@ def test_a_restricted_handle_can_do_no_more() -> None:
                 {"op": "delete", "channel": jobs._channel.number},
                 {"op": "revoke", "number": 1},
                 {"op": "restrict", "holds": [[jobs._channel.number, "rw"]]},
+                {"op": "queues", "holds": []},
+                {"op": "create", "channel": 2, "kind": ["pull", 0], "holds": []},
+                {"op": "delete", "channel": others._channel.number, "holds": []},
+                {"op": "revoke", "number": 1, "holds": [[jobs._channel.number, ""]]},
             ):
                 with pytest.raises(AccessError):
                     link.question(**question)

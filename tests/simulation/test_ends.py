@@ -597,7 +597,8 @@ def test_who_puts_without_a_slot_leaves_no_trace() -> None:
     node.creator.request(node.now, op="create", channel=100, kind=Kind("pull", 5))
     node.settle()
     stranger = node.client("stranger", "rw")
-    stranger.request(node.now, op="open", holds=[[100, "w"]])
+    stranger.request(node.now, op="open", holds=[[100, "rw"]])
+    node.settle()
     stranger.session.send(Frame(PUT, 100, pack_items(b"\1\0\0\0", (b"x",))), node.now)
     with pytest.raises(NodeError, match="without a slot"):
         node.settle()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from fiberq.abc import Buffer
 from fiberq.errors import ProtocolError
 from fiberq.protocol.frames import ACK, PUT, READY, RESEND, Frame, decode, encode
-from fiberq.protocol.session import ACK_DELAY, RETRANSMIT, WINDOW, Session, drain
+from fiberq.protocol.session import ACK_DELAY, PATIENT, RETRANSMIT, WINDOW, Session, drain
 
 settings.register_profile("steady", deadline=None)  # a loaded machine is no failure
 settings.load_profile("steady")
@@ -230,3 +230,43 @@ def test_frames_keep_their_bodies_when_they_are_sent_again() -> None:
     line.ends[0].resend(0.0)
     again = drain(line.ends[0])
     assert [bytes(decode(message).body) for message in (*first, *again)] == [b"body!"] * 2
+
+
+def _message(seq: int, flags: int = 0, ack: int = 0) -> Any:
+    return decode(encode(Frame(PUT, 7, (b"x",)), flags, seq, ack))
+
+
+def test_who_asks_for_the_same_frames_again_and_again_gets_them_once_a_second() -> None:
+    end = Session()
+    end.connect(0, 0.0)
+    for _ in range(3):
+        end.send(Frame(PUT, 7, (b"large",)), 0.0)
+    drain(end)
+    for _ in range(1000):
+        end.accept(_message(0, RESEND), 0.5)
+    assert len(drain(end)) == 3
+    end.accept(_message(0, RESEND), 0.5 + RETRANSMIT)
+    assert len(drain(end)) == 3
+    end.accept(_message(0, RESEND, ack=1), 0.5 + RETRANSMIT)
+    assert len(drain(end)) == 2
+
+
+def test_who_sends_and_acknowledges_nothing_breaks_the_protocol() -> None:
+    end = Session()
+    end.connect(0, 0.0)
+    end.send(Frame(PUT, 7, (b"unread",)), 0.0)
+    for seq in range(1, PATIENT + 1):
+        end.accept(_message(seq), 0.0)
+    with pytest.raises(ProtocolError, match="acknowledges none"):
+        end.accept(_message(PATIENT + 1), 0.0)
+
+
+def test_who_repeats_himself_without_end_breaks_the_protocol() -> None:
+    end = Session()
+    end.connect(0, 0.0)
+    end.accept(_message(1), 0.0)
+    for _ in range(PATIENT):
+        end.accept(_message(1), 0.0)
+    with pytest.raises(ProtocolError, match="again and again"):
+        end.accept(_message(1), 0.0)
+    assert end.received == 1

@@ -43,6 +43,9 @@ class Owner(Protocol):
     heartbeat: float
     encrypted: bool
 
+    def admits(self, pipe: int) -> bool:
+        """Whether the new connection `pipe` may stay. Runs on a thread of NNG's: it must only take a note."""
+
     def pipe_removed(self, pipe: int) -> None:
         """The connection `pipe` is gone. Runs on a thread of NNG's: it must only take a note."""
 
@@ -62,6 +65,7 @@ class Native:
         self.ffi = ffi
         self.lib = lib
         self.owners: dict[int, Owner] = {}
+        self._watched: set[int] = set()
         self._watch = Watch(ffi, lib)
         self._pid = os.getpid()
         # Not the extension's own `extern "Python"` callback: that belongs to pynng, should someone import it.
@@ -77,18 +81,22 @@ class Native:
 
     def adopt(self, sock: Any, owner: Owner) -> None:
         """Report the removals of `sock`'s pipes to `owner`, and close `owner` at exit."""
-        self.owners[self.lib.nng_socket_id(sock)] = owner
-        self._notify(sock, self.lib.NNG_PIPE_EV_REM_POST)
+        key = self.lib.nng_socket_id(sock)
+        self.owners[key] = owner
+        arg = self.ffi.cast("void *", key)
+        for event in (self.lib.NNG_PIPE_EV_ADD_PRE, self.lib.NNG_PIPE_EV_REM_POST):
+            self.check(self.lib.nng_pipe_notify(sock, event, self._callback, arg))
 
     def watch(self, sock: Any) -> None:
         """Find out by other means than NNG's which of `sock`'s connections are gone."""
-        self._notify(sock, self.lib.NNG_PIPE_EV_ADD_PRE)
+        self._watched.add(self.lib.nng_socket_id(sock))
 
     def close(self, sock: Any) -> None:
         """Close `sock`; may be called more than once, and in a forked child does nothing. Waits for no peer."""
         if os.getpid() != self._pid:
             return
         self.owners.pop(self.lib.nng_socket_id(sock), None)
+        self._watched.discard(self.lib.nng_socket_id(sock))
         for event in (self.lib.NNG_PIPE_EV_ADD_PRE, self.lib.NNG_PIPE_EV_REM_POST):
             self.lib.nng_pipe_notify(sock, event, self.ffi.NULL, self.ffi.NULL)
         self.lib.nng_close(sock)
@@ -102,16 +110,16 @@ class Native:
         """Return NNG's words for an error code."""
         return str(self.ffi.string(self.lib.nng_strerror(code)).decode())
 
-    def _notify(self, sock: Any, event: int) -> None:
-        arg = self.ffi.cast("void *", self.lib.nng_socket_id(sock))
-        self.check(self.lib.nng_pipe_notify(sock, event, self._callback, arg))
-
     def _pipe_event(self, pipe: Any, event: int, arg: Any) -> None:
-        owner = self.owners.get(int(self.ffi.cast("uintptr_t", arg)))
+        key = int(self.ffi.cast("uintptr_t", arg))
+        owner = self.owners.get(key)
         if owner is None:
             return
         if event == self.lib.NNG_PIPE_EV_ADD_PRE:
-            self._watch.add(pipe.id, owner)
+            if not owner.admits(pipe.id):
+                self.lib.nng_pipe_close(pipe)
+            elif key in self._watched:
+                self._watch.add(pipe.id, owner)
         else:
             owner.pipe_removed(pipe.id)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import socket
 import stat
 import sys
 import threading
@@ -24,6 +25,7 @@ from fiberq.errors import ClosedError, ConnectError, ConnectionLost, TransportEr
 from . import tls
 from .address import Endpoint, parse
 from .native import load
+from .strangers import Strangers
 from .wire import COPY_BELOW, Wire
 
 __all__ = ["NngClient", "NngServer"]
@@ -34,7 +36,9 @@ _SERVER_QUEUE = 1024  # messages of all peers; what exceeds it waits at the peer
 _CLIENT_QUEUE = 4 * MIN_QUEUED
 _SEND_QUEUE_MAX = 8192  # NNG's limit; it drains into one queue of 64 for each peer
 _STALLED = 5.0  # seconds
+_LONGEST_WAIT = 86_400.0  # seconds: `poll` counts milliseconds in 32 bits
 _NEVER = 0x7FFFFFFF  # milliseconds
+_IN6 = 4  # NNG_AF_INET6
 _NONBLOCK, _AGAIN, _CLOSED = 2, 8, 7  # NNG_FLAG_NONBLOCK, NNG_EAGAIN, NNG_ECLOSED: part of NNG's ABI
 
 
@@ -75,7 +79,7 @@ class Waiter:
                         pass
 
     def wait(self, deadline: float | None) -> bool:
-        """Wait until the descriptor is readable, and return whether it is; `False` at the deadline."""
+        """Wait until the descriptor is readable, and return whether it may be; `False` at the deadline."""
         left = None if deadline is None else deadline - monotonic()
         if left is not None and left <= 0:
             return False
@@ -84,7 +88,10 @@ class Waiter:
                 return True
             self._waiting += 1
         try:
-            return bool(self._poll.poll(None if left is None else left * 1000))
+            if left is None or left <= _LONGEST_WAIT:
+                return bool(self._poll.poll(None if left is None else left * 1000))
+            self._poll.poll(_LONGEST_WAIT * 1000)
+            return True
         finally:
             with self._lock:
                 self._waiting -= 1
@@ -162,6 +169,9 @@ class _Socket:
     def _refuse(self, *_: object) -> int:
         return _CLOSED
 
+    def admits(self, pipe: int) -> bool:  # noqa: ARG002
+        return True
+
     def pipe_removed(self, pipe: int) -> None:
         raise NotImplementedError
 
@@ -201,6 +211,8 @@ class NngServer(_Socket, ServerSocket):
         super().__init__(credentials, heartbeat, "nng_rep0_open_raw", _SEND_QUEUE_MAX, _SERVER_QUEUE)
         self._ready: deque[Message | PeerLost] = deque()
         self._removed: deque[int] = deque()
+        self._pipes: set[int] = set()
+        self._strangers: list[Strangers] = []
         self._pipe = self._ffi.new("uint32_t *")
         self._pipe_of, self._route = self._lib.nng_msg_header_trim_u32, self._lib.nng_msg_header_append_u32
         self.garbage = 0
@@ -214,6 +226,7 @@ class NngServer(_Socket, ServerSocket):
         credentials = self._credentials_for(address, target.scheme)
         if target.scheme == "tcp":
             self._native.watch(self._sock)
+        self._native.check(self._lib.nng_socket_set_size(self._sock, b"recv-size-max", self.max_message))
         cell = self._ffi.new("nng_listener *")
         code = self._lib.nng_listener_create(cell, self._sock, target.url(encrypted=credentials is not None))
         if code == 0 and credentials is not None:
@@ -227,6 +240,8 @@ class NngServer(_Socket, ServerSocket):
             port = self._ffi.new("int *")
             self._native.check(self._lib.nng_listener_get_int(cell[0], b"tcp-bound-port", port))
             target = target._replace(port=port[0])
+            if credentials is not None:
+                self._strangers.append(Strangers(port[0], self._other_ends))
         self._endpoints.add(target.endpoint())
         return str(target)
 
@@ -259,9 +274,37 @@ class NngServer(_Socket, ServerSocket):
         if code:
             self._send_again(msg, code)
 
+    def drop(self, peer: Hashable) -> None:
+        if not self._closed:
+            self._lib.nng_pipe_close(self._ffi.new("nng_pipe *", (peer,))[0])
+
+    def close(self) -> None:
+        for each in self._strangers:
+            each.stop()
+        super().close()
+
+    def abandon(self) -> None:
+        self._strangers = []  # their threads are the parent's
+        super().abandon()
+
+    def admits(self, pipe: int) -> bool:
+        self._pipes.add(pipe)
+        return len(self._pipes) <= self.max_connections
+
     def pipe_removed(self, pipe: int) -> None:
+        self._pipes.discard(pipe)
         self._removed.append(pipe)
         self._waiter.wake()
+
+    def _other_ends(self) -> set[tuple[str, int]]:
+        """Where the connections come from."""
+        ends = set()
+        address = self._ffi.new("nng_sockaddr *")
+        for number in list(self._pipes):
+            pipe = self._ffi.new("nng_pipe *", (number,))[0]
+            if not self._closed and not self._lib.nng_pipe_get_addr(pipe, b"remote-address", address):
+                ends.add(_host_and_port(self._ffi, address))
+        return ends
 
     def _take(self) -> Message | None:
         """Return the next message of NNG's queue, if there is one, and skip garbage."""
@@ -402,6 +445,16 @@ class NngClient(_Socket, ClientSocket):
         if self._closed:
             return ClosedError("this nng socket is closed")
         return ConnectionLost(f"nng: the connection to {self._address} is gone")
+
+
+def _host_and_port(ffi: Any, address: Any) -> tuple[str, int]:
+    """What `getpeername` says of an address of NNG's, whose numbers are in network order."""
+    if address.s_family == _IN6:
+        host = socket.inet_ntop(socket.AF_INET6, bytes(ffi.buffer(address.s_in6.sa_addr)))
+        return host, socket.ntohs(address.s_in6.sa_port)
+    return socket.inet_ntoa(bytes(ffi.buffer(ffi.addressof(address.s_in, "sa_addr")))), socket.ntohs(
+        address.s_in.sa_port
+    )
 
 
 def _is_no_socket(path: str) -> bool:

@@ -34,8 +34,17 @@ AT_ONCE = socket.MSG_DONTWAIT | getattr(socket, "MSG_NOSIGNAL", 0)
 class Connection(Generic[Made, End]):
     """Reading, by one thread at a time, does not disturb writing, by one thread at a time."""
 
-    def __init__(self, sock: socket.socket, tls: Tls | None, make: Callable[[list[Buffer]], Made], end: End) -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        tls: Tls | None,
+        make: Callable[[list[Buffer]], Made],
+        end: End,
+        most: float = float("inf"),
+    ) -> None:
+        """A message of more than `most` bytes ends the connection."""
         self.sock = sock
+        self._most = most
         self._tls = tls
         self._make, self._end = make, end
         self._in: tuple[Half | None, list[bytes | int], Iterator[Made | End]] = NOTHING, [], iter(())
@@ -85,11 +94,11 @@ class Connection(Generic[Made, End]):
         if not got:
             raise Ended
         if isinstance(got, int):
-            return cut(half._replace(filled=half.filled + got), b"")
+            return cut(half._replace(filled=half.filled + got), b"", self._most)
         if self._tls is None:
-            return cut(half, got)
+            return cut(half, got, self._most)
         self._decrypting = True
-        return cut(half, self._tls.open(got))
+        return cut(half, self._tls.open(got), self._most)
 
     def push(self, parts: Sequence[Buffer]) -> bool:
         """Send a message, or keep what the system does not take now, for `flush`; whether nothing is kept."""

@@ -61,8 +61,9 @@ def make_room(large: bytearray, filled: int, length: int) -> None:
         large += bytes(min(filled, length - filled))
 
 
-def cut(half: Half, data: bytes) -> tuple[list[list[Buffer]], Half]:
-    """Return the messages that are whole when `data` has arrived after `half` of one, and what is left."""
+def cut(half: Half, data: bytes, most: float = float("inf")) -> tuple[list[list[Buffer]], Half]:
+    """Return the messages that are whole when `data` has arrived after `half` of one, and what is left. Raises `Ended`
+    for a message of more than `most` bytes."""
     messages: list[list[Buffer]] = []
     parts, due = list(half.parts), None if half.due is None else list(half.due)
     large, filled = half.large, half.filled
@@ -78,6 +79,8 @@ def cut(half: Half, data: bytes) -> tuple[list[list[Buffer]], Half]:
             if end - at < header.size:
                 break
             due = list(header.unpack_from(data, at)[:0:-1])
+            if sum(due) > most:
+                raise Ended("too long a message")
             at += header.size
         while due:
             if large is None and end - at >= due[-1]:

@@ -95,6 +95,12 @@ class Server(ServerSocket):
                     self._watch(connection, READ | WRITE)
                 self._busy.discard(peer)
 
+    def drop(self, peer: Hashable) -> None:
+        connection = self._peers.get(peer)
+        if connection is not None:
+            with suppress(OSError):  # reading finds the end
+                connection.sock.shutdown(socket.SHUT_RDWR)
+
     def close(self) -> None:
         self._gate.close()
 
@@ -156,6 +162,9 @@ class Server(ServerSocket):
             else:
                 self._pause()
             return
+        if len(self._peers) >= self.max_connections:
+            sock.close()
+            return
         name = next(self._names)
         sock.setblocking(False)
         self._guests[name] = Guest(sock, Greeting(self._secret, serving=True), time.monotonic())
@@ -194,7 +203,9 @@ class Server(ServerSocket):
         if greeting.done:
             self._busy.add(name)
             del self._guests[name]
-            connection = self._peers[name] = Connection(sock, greeting.tls, partial(Message, name), PeerLost(name))
+            connection = self._peers[name] = Connection(
+                sock, greeting.tls, partial(Message, name), PeerLost(name), self.max_message
+            )
             self._selector.modify(sock, READ, partial(self._serve, name, connection))
             self._busy.discard(name)
 

@@ -88,6 +88,7 @@ class ZmqServer(Base, ServerSocket):
         self._descriptors: dict[int, Descriptor] = {}
         self._settling: list[Descriptor] = []
         self._suspects: dict[bytes, float] = {}
+        self._connections = 0
         self._leaving: dict[bytes, None] = {}
         self._round = 0
         self._idle = False
@@ -101,6 +102,7 @@ class ZmqServer(Base, ServerSocket):
             if scheme == "ipc":
                 _check_free(address, rest)
             self._socket.set(zmq.IPV6, int(rest.startswith("[")))
+            self._socket.set(zmq.MAXMSGSIZE, self.max_message)
             try:
                 self._socket.bind(address)
             except zmq.ZMQError as error:
@@ -160,6 +162,14 @@ class ZmqServer(Base, ServerSocket):
             except BaseException:  # a signal's handler: end the message, or the next one would become its tail
                 self._send(PROBE, DONTWAIT)
                 raise
+
+    def drop(self, peer: Hashable) -> None:
+        with self._lock:
+            if not self._closed:
+                self._look()  # of those with one number, only the newest is alive
+                for number, descriptor in self._descriptors.items():
+                    if descriptor.peer == peer and descriptor.open:
+                        _hang_up(number)
 
     def close(self) -> None:
         super().close()
@@ -296,7 +306,10 @@ class ZmqServer(Base, ServerSocket):
             if descriptor.peer is not None:
                 self._lose(descriptor.peer)
                 descriptor.peer = None
+            self._connections += (event == zmq.EVENT_ACCEPTED) - descriptor.open
             descriptor.open = event == zmq.EVENT_ACCEPTED
+            if descriptor.open and self._connections > self.max_connections:
+                _hang_up(number)
             if descriptor.open:
                 descriptor.unseen += 1
                 if self._ports:
@@ -339,6 +352,12 @@ class ZmqServer(Base, ServerSocket):
         del self._leaving[peer]
         self._peers.discard(peer)
         return PeerLost(peer)
+
+
+def _hang_up(number: int) -> None:
+    """End the connection at a descriptor of libzmq's, which has no call for that, and sees its end as any other."""
+    with suppress(OSError), socket.socket(fileno=os.dup(number)) as sock:
+        sock.shutdown(socket.SHUT_RDWR)
 
 
 def _follows(newer: bytes, older: bytes) -> bool:

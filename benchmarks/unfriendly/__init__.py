@@ -1,0 +1,1 @@
+"""What clients who mean no good do to a node. See `__main__`."""
