@@ -437,11 +437,12 @@ class Broker:
 
     def _allowed(self, member: Member, request: dict[str, Any]) -> bool:
         """Whether a process that may not do everything may do this."""
-        if request["op"] in _UNTOLD:
+        operation = request["op"]
+        if operation in _UNTOLD:
             return True
-        if "holds" in request:
+        if operation in _HOLDING:  # by what is asked, not by what the request has in it: a client wrote that
             return all(self._may(member, int(number), str(sides)) for number, sides in request["holds"])
-        sides = _SIDES.get(request["op"])
+        sides = _SIDES.get(operation)
         return sides is not None and self._may(member, int(request["channel"]), sides)
 
     def _may(self, member: Member, number: int, sides: str) -> bool:
@@ -969,6 +970,9 @@ _GONE: Final = {
 
 _UNTOLD: Final = ("landed", "arrived", "unused", "surveyed", "forget", "find")
 """What a process says of what it has itself, or which sees to it what it may do."""
+
+_HOLDING: Final = ("open", "flight", "inherit", "restrict")
+"""Requests for channels with the sides of each, in `holds`: a process must have a right to all of them."""
 
 _SIDES: Final = {
     "stat": "",

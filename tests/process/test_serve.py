@@ -322,6 +322,9 @@ def test_a_restricted_handle_can_do_no_more() -> None:
             ):
                 with pytest.raises(AccessError):
                     link.question(**question)
+                if question["op"] != "restrict":
+                    with pytest.raises(AccessError):
+                        link.question(**question, holds=[])
             with pytest.raises(HandleError):
                 link.find("others")
         with pytest.raises(AccessError):
