@@ -292,15 +292,18 @@ class Channel:
             link.end_lease(reader, holder, number, what="give back", why=why)
             raise
 
-    def keep_lease(self, number: int, duration: float) -> bool:
+    def keep_lease(self, holder: Holder, number: int, duration: float) -> bool:
         """Let a lease run out `duration` seconds from now; return whether the item was still leased."""
         link = self.attach()
-        return link.about_lease(self._attached_reader(link), number, what="keep", seconds=duration)
+        reader = self._attached_reader(link)
+        # A node that was started anew gives its items the same numbers: another may have this one.
+        return holder in reader.held and link.about_lease(reader, number, what="keep", seconds=duration)
 
     def end_lease(self, holder: Holder, number: int, what: str, why: str | None) -> bool:
         """An item is finished, or goes back; return whether it was still leased."""
         link = self.attach()
-        return link.end_lease(self._attached_reader(link), holder, number, what=what, why=why)
+        reader = self._attached_reader(link)
+        return holder in reader.held and link.end_lease(reader, holder, number, what=what, why=why)
 
     def dead_letters(self) -> Iterator[dict[str, Any]]:
         """What the node tells of each dead letter."""

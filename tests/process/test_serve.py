@@ -32,6 +32,7 @@ from fiberq.errors import (
     ConnectError,
     DirectionError,
     HandleError,
+    LeaseLost,
     NodeError,
     TransportError,
 )
@@ -152,6 +153,25 @@ def test_handles_attach_again_after_the_node_was_started_anew(node: Standing) ->
     assert other.full() is False
     jobs.close()
     other.close()
+
+
+def test_a_lease_of_a_node_that_is_gone_ends_nothing_at_the_next(node: Standing) -> None:
+    """The items of both have the same numbers, and here even the same reader."""
+    with Queue[str]("jobs") as jobs:
+        jobs.put("old", sync=True)
+        old = jobs.lease(timeout=PATIENCE).__enter__()
+        node.stop(signal.SIGKILL)
+        node.start()
+        with pytest.raises(NodeError):
+            until(lambda: jobs.put("never", sync=True))
+        jobs.put("new", sync=True)
+        with jobs.lease(timeout=PATIENCE) as new:
+            assert new.value == "new"
+            for end in (lambda: old.extend(60.0), old.acknowledge):
+                with pytest.raises(LeaseLost):
+                    end()
+            new.extend(60.0)
+            assert jobs.stats()["in_flight"] == 1
 
 
 def test_a_caller_that_waits_is_told_that_the_node_went(node: Standing) -> None:
