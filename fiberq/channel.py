@@ -49,14 +49,15 @@ _joint = RLock()  # held for the steps of attaching and closing that two threads
 class _Attempt(Thread):
     """Attaches a channel, for a caller who waits only for a while; it goes on when he does not wait any more."""
 
-    def __init__(self, channel: Channel) -> None:
+    def __init__(self, channel: Channel, ancestor: Link | None) -> None:
         super().__init__(name="fiberq attaches", daemon=True)
         self._channel = channel
+        self._ancestor = ancestor  # its caller was told what is wrong with it
         self.error: BaseException | None = None
 
     def run(self) -> None:
         try:
-            self._channel.attach()
+            self._channel._attach(self._ancestor)
         except BaseException as error:
             self.error = error
 
@@ -468,7 +469,7 @@ class Channel:
         attempt = self._attempt
         if attempt is None:
             self._check_open()
-            attempt = self._attempt = _Attempt(self)
+            attempt = self._attempt = _Attempt(self, link)
             attempt.start()
         attempt.join(max(0.0, deadline - monotonic()))
         if attempt.is_alive():

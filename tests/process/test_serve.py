@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from queue import Empty
 from typing import Any
 
 import pytest
@@ -153,6 +154,20 @@ def test_handles_attach_again_after_the_node_was_started_anew(node: Standing) ->
     assert other.full() is False
     jobs.close()
     other.close()
+
+
+def test_each_thread_is_told_once_that_the_node_is_gone(node: Standing) -> None:
+    jobs, others = Queue[str]("jobs"), Queue[str]("others")
+    for each in (jobs, others):
+        each.put("lost", sync=True)
+    node.stop(signal.SIGKILL)
+    node.start()
+    with pytest.raises(NodeError):
+        until(lambda: jobs.put("never", sync=True))
+    for each in (jobs, others):
+        with pytest.raises(Empty):
+            each.get(timeout=0.2)
+        each.close()
 
 
 def test_a_lease_of_a_node_that_is_gone_ends_nothing_at_the_next(node: Standing) -> None:
