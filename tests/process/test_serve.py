@@ -189,6 +189,28 @@ def test_a_lease_of_a_node_that_is_gone_ends_nothing_at_the_next(node: Standing)
             assert jobs.stats()["in_flight"] == 1
 
 
+def test_a_forked_childs_handle_attaches_to_the_node_that_was_started_anew(node: Standing, crew: Crew) -> None:
+    with Queue[str]("jobs") as jobs, Queue[str]("answers") as answers:
+        jobs.put("lost", sync=True)
+        told, tell = os.pipe()
+        process = crew.start(put_when_told, told, answers)
+        node.stop(signal.SIGKILL)
+        node.start()
+        os.write(tell, b"go on")
+        with pytest.raises(NodeError):
+            until(lambda: jobs.put("never", sync=True))
+        assert answers.get(timeout=PATIENCE) == "from the child"
+        jobs.put("new", sync=True)
+        crew.finish(process)
+        os.close(told)
+        os.close(tell)
+
+
+def put_when_told(told: int, answers: Queue[str]) -> None:
+    os.read(told, 1)
+    answers.put("from the child", sync=True)
+
+
 def test_a_caller_that_waits_is_told_that_the_node_went(node: Standing) -> None:
     jobs = Queue[int]("jobs")
     raised: list[BaseException] = []
