@@ -275,6 +275,8 @@ class Broker:
             return  # repeated, or overtaken by that of a newer connection
         if member is None and hello.get("resume"):
             text = "the session ended while this process was away; what it had not finished was given to others"
+            if hello.get("node") != self.node:
+                text = "the node was started anew: the queues of the one before it are gone, with the items in them"
             self._aside(peer, Frame(frames.REFUSED, 0, pack_json({"error": text, "code": "expired"})))
             return
         if member is None:

@@ -156,6 +156,16 @@ def test_handles_attach_again_after_the_node_was_started_anew(node: Standing) ->
     other.close()
 
 
+def test_who_meets_the_next_node_at_once_is_told_that_the_queues_are_gone(node: Standing) -> None:
+    with Queue[str]("jobs") as jobs:
+        jobs.put("lost", sync=True)
+        node.stop(signal.SIGKILL)
+        node.start()
+        with pytest.raises(NodeError, match=r"are gone, with the items|is gone, with its queues and the items"):
+            until(lambda: jobs.put("never", sync=True))
+        jobs.put("new", sync=True)
+
+
 def test_each_thread_is_told_once_that_the_node_is_gone(node: Standing) -> None:
     jobs, others = Queue[str]("jobs"), Queue[str]("others")
     for each in (jobs, others):
