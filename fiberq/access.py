@@ -14,6 +14,7 @@ import re
 import stat
 import time
 from collections.abc import Callable, Iterable
+from math import ceil
 from typing import Final, NamedTuple
 
 from fiberq.address import Address, format, parse  # noqa: A004
@@ -124,7 +125,7 @@ class Authority:
     def narrow(self, right: Right, holds: tuple[tuple[str, str], ...], seconds: float | None) -> Right:
         """A right to no more than `right` and `holds`, for no longer than `seconds`. What is made from a right that can
         be revoked is revoked with it."""
-        until = 0 if seconds is None else max(1, int(self._clock() + seconds))
+        until = 0 if seconds is None else max(1, ceil(self._clock() + seconds))
         earliest = min(filter(None, (until, right.until)), default=0)
         return Right(holds, earliest, right.number or int.from_bytes(os.urandom(7), "big") + 1)
 

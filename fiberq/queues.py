@@ -57,10 +57,11 @@ class _Queue(Generic[T]):
 
         What the other handle may do is signed, and checked, by the node: whoever gets only that handle, or its `url`,
         can do no more. `fiberq revoke` takes it back. Asks the node. Raises `AccessError` if that listens
-        on no network.
+        on no network, `ValueError` for what is no right and no time.
         """
-        from fiberq.opening import check_right
+        from fiberq.opening import check_expires, check_right
 
+        check_expires(expires)
         return self._on(self._channel.restrict(check_right(right), expires))
 
     def stats(self) -> dict[str, Any]:

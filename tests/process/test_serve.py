@@ -398,6 +398,14 @@ def test_a_restricted_handle_can_do_no_more() -> None:
             putter.restrict("get")
         with pytest.raises(ValueError, match='"put" or "get"'):
             jobs.restrict("both")
+        for wrong in (0, -1, float("inf"), float("nan"), 1e300):
+            for handle in (jobs, jobs.writer):
+                with pytest.raises(ValueError, match="seconds above 0"):
+                    handle.restrict("put", expires=wrong)
+        with pytest.raises(TypeError):
+            jobs.restrict("put", expires="1h")  # type: ignore[arg-type]
+        jobs.restrict("put", expires=0.5).put(0, sync=True)
+        assert jobs.get(timeout=PATIENCE) == 0
         again = fiberq.open(putter.restrict("put").url)
         again.put(3, sync=True)
         assert jobs.get(timeout=PATIENCE) == 3
