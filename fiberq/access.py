@@ -110,6 +110,7 @@ class Authority:
     ) -> None:
         self._keys = keys
         self._revoked = set(revoked)
+        self._kept = set(self._revoked)
         self._keep = keep
         self._clock = clock
 
@@ -152,9 +153,11 @@ class Authority:
         return right.until - self._clock() if right.until else float("inf")
 
     def revoke(self, number: int) -> None:
-        if number not in self._revoked:
-            self._revoked.add(number)
+        """Raises `OSError` if that cannot be kept; the right is over now even so, and the next call tries again."""
+        self._revoked.add(number)
+        if number not in self._kept:
             self._keep(number)
+            self._kept.add(number)
 
     def _tag(self, body: bytes) -> bytes:
         import hmac

@@ -732,11 +732,16 @@ class Broker:
         number = int(request["number"])
         if self._authority is None or number == 0:
             return {"error": "that right cannot be revoked: it is the owner's", "code": "denied"}
-        self._authority.revoke(number)
+        error = ""
+        try:
+            self._authority.revoke(number)
+        except OSError as reason:
+            error = f"the right is over until this node ends, but cannot be kept on its disk: {reason.strerror}"
+            log.error("%s", error)
         those = [each for each in self._members.values() if each.right.number == number]
         for each in those:
             self._deny(each, "the right was revoked")
-        return {"cut off": len(those)}
+        return {"error": error} if error else {"cut off": len(those)}
 
     # -- looking after it --
 

@@ -478,6 +478,22 @@ def test_a_right_that_was_revoked_is_over_also_after_a_restart(node: Standing) -
         fiberq.open(kept).put(5, sync=True)
 
 
+def test_a_right_whose_revocation_cannot_be_kept_is_over_and_that_is_said(node: Standing) -> None:
+    with Queue[int]("jobs") as jobs:
+        url = jobs.restrict("put").url
+        handle = fiberq.open(url)
+        handle.put(1, sync=True)
+        in_the_way = node.log.parent / "revoked"
+        in_the_way.mkdir()
+        for _ in range(2):
+            assert "cannot be kept" in node.command("revoke", url, status=2)
+            with pytest.raises(AccessError, match="revoked"):
+                handle.put(2, sync=True)
+        in_the_way.rmdir()
+        assert "revoked" in node.command("revoke", url)
+        assert in_the_way.read_text()
+
+
 def test_no_secret_is_seen(node: Standing, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     key = key_of(node.url)
