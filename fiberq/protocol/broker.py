@@ -21,7 +21,8 @@ from typing import Any, Final
 
 from fiberq.abc import Buffer
 from fiberq.access import Authority, Right
-from fiberq.errors import AccessError, ProtocolError
+from fiberq.address import check_name
+from fiberq.errors import AccessError, AddressError, ProtocolError
 from fiberq.protocol import frames
 from fiberq.protocol.device import Device, Memory
 from fiberq.protocol.frames import DEFAULT_CHANNEL, ENDED, Frame, Received, decode, pack_json, read_json
@@ -67,7 +68,7 @@ class Member:
         self.name = name
         self.right = right
         self.pid = hello.get("pid")
-        self.host = str(hello.get("host", ""))[:MAX_HOST]
+        self.host = _host(hello)
         self.grace = bool(hello.get("grace"))
         self.session = Session()
         self.peer: Hashable | None = None
@@ -263,7 +264,7 @@ class Broker:
         try:
             right = Right() if self._authority is None else self._authority.check(bytes.fromhex(hello.get("token", "")))
         except AccessError as error:
-            log.warning("process %s on %s was refused: %s", hello.get("pid"), str(hello.get("host"))[:MAX_HOST], error)
+            log.warning("process %s on %s was refused: %s", hello.get("pid"), _host(hello), error)
             self._aside(peer, Frame(frames.REFUSED, 0, pack_json({"error": str(error), "code": "denied"})))
             return
         member = self._members.get(name)
@@ -462,6 +463,11 @@ class Broker:
         max_deliveries = request.get("max_deliveries")
         if not isinstance(name, str | None):
             raise ProtocolError("a queue's name is not a string")
+        if name is not None:
+            try:
+                check_name(name)
+            except AddressError as error:
+                return {"error": str(error)}
         if max_deliveries is not None and (type(max_deliveries) is not int or max_deliveries < 1):
             raise ProtocolError("max_deliveries is not a number of deliveries")
         if not 0 < number < 1 << 64:
@@ -967,6 +973,12 @@ class Broker:
     def _share(self, device: Device) -> float:
         """What a queue takes of the memory, as a multiple of what each may have if all had the same."""
         return device.bytes * len(self._channels) / self._max_bytes
+
+
+def _host(hello: dict[str, Any]) -> str:
+    """The name of a client's host, as it says, which is to write no lines of its own into logs and tables."""
+    name = str(hello.get("host", ""))[:MAX_HOST]
+    return name if name.isprintable() else ascii(name)
 
 
 _DENIED: Final = {"error": "this process has no right to do that", "code": "denied"}
