@@ -13,7 +13,8 @@ import os
 import re
 import stat
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from math import ceil
 from typing import Final, NamedTuple
 
@@ -48,21 +49,18 @@ def make_keys() -> Keys:
 
 
 def kept_keys(directory: str) -> Keys:
-    """Return the keys in `directory`; make both, for this user alone, if they are not there.
+    """Return the keys in `directory`, which is there; make both, for this user alone, if they are not there.
 
     Raises `ConfigError` if others may read them, or they are damaged.
     """
-    os.makedirs(directory, 0o700, exist_ok=True)
     path = os.path.join(directory, "keys")
-    try:
+    if not os.path.lexists(path):
         made = make_keys()
-        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            json.dump({name: value.hex() for name, value in made._asdict().items()}, file)
+        write_private(path, json.dumps({name: value.hex() for name, value in made._asdict().items()}))
         return made
-    except FileExistsError:
-        check_private(path)
-        with open(path) as file:
-            text = file.read()
+    check_private(path)
+    with open(path) as file:
+        text = file.read()
     try:
         keys = Keys(**{name: bytes.fromhex(value) for name, value in json.loads(text).items()})
     except (ValueError, TypeError, AttributeError):
@@ -72,6 +70,39 @@ def kept_keys(directory: str) -> Keys:
             f"{path} is damaged: remove it, and the node makes new keys, with which old URLs are worthless"
         )
     return keys
+
+
+@contextmanager
+def state_directory(directory: str) -> Iterator[None]:
+    """Have a node's directory for oneself, and make it if it is not there: two nodes in it would not know of what the
+    other revokes. Raises `ConfigError` if another node has it, others could change it, or it cannot be used."""
+    import fcntl
+
+    try:
+        os.makedirs(directory, 0o700, exist_ok=True)
+        found = os.stat(directory)
+        descriptor = os.open(directory, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY)
+    except OSError as error:
+        raise ConfigError(f"the state directory {directory} cannot be used: {error.strerror}") from None
+    try:
+        if found.st_uid not in (0, os.geteuid()) or stat.S_IMODE(found.st_mode) & 0o022:
+            raise ConfigError(f"others could change what is in {directory}: chmod go-w it, or choose another --state")
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise ConfigError(f"another node has the state directory {directory}: each needs its own --state") from None
+    finally:
+        os.close(descriptor)
+
+
+def write_private(path: str, text: str) -> None:
+    """Put `text` into the file at `path`, whole or not at all, for this user alone."""
+    new = f"{path}.{os.urandom(4).hex()}"
+    with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(new, path)
 
 
 def check_private(path: str) -> None:

@@ -8,9 +8,12 @@ import os
 import shutil
 import signal
 import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
-from ..access import Url, kept_authority
+from ..access import Url, kept_authority, state_directory, write_private
 from ..address import parse
 from ..listening import Listening, advertised, listen
 from ..node import serve
@@ -22,6 +25,9 @@ from ..settings import config
 __all__ = ["add_arguments", "run"]
 
 log = logging.getLogger("fiberq.node")
+
+STOP = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""What asks the node to end."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Serve until SIGTERM or SIGINT, and then until all is finished, or for the grace; return 0."""
+    """Serve until SIGTERM, SIGINT or SIGHUP, and then until all is finished, or for the grace; return 0."""
     logging.basicConfig(
         stream=sys.stderr, format="%(asctime)s %(message)s", level=logging.WARNING if arguments.quiet else logging.INFO
     )
@@ -57,18 +63,18 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         address = arguments.bind or f"ipc://{directory}/node"
         state = arguments.state or os.path.join(_state_home(), "fiberq")
-        if parse(address).scheme == "ipc":
-            found = listen(target, transport, [address], None, None, True)
-            key = None
-        else:
-            keys, authority = kept_authority(state)
-            found = listen(target, transport, [address], keys, authority, config.allow_insecure)
-            key = None if found.authority is None else found.authority.owner_key
-        url = Url(
-            arguments.transport or config.transport, parse(advertised(found.addresses[0], arguments.advertise)), key
-        )
-        _tell(url, state if key else None)
-        return _serve(found, arguments.grace)
+        with ExitStack() as stack:
+            if parse(address).scheme == "ipc":
+                found = listen(target, transport, [address], None, None, True)
+                key = None
+            else:
+                stack.enter_context(state_directory(state))
+                keys, authority = kept_authority(state)
+                found = listen(target, transport, [address], keys, authority, config.allow_insecure)
+                key = None if found.authority is None else found.authority.owner_key
+            where = parse(advertised(found.addresses[0], arguments.advertise))
+            url = Url(arguments.transport or config.transport, where, key)
+            return _serve(found, arguments.grace, partial(_tell, url, state if key else None))
     finally:
         transport.close()
         if directory is not None:
@@ -81,19 +87,21 @@ def _state_home() -> str:
 
 def _tell(url: Url, state: str | None) -> None:
     """Say what workers need: on standard output, and in a file that only this user can read."""
-    print(url, flush=True)
     how = "FIBERQ_NODE='...the line above...'"
     if state is not None:
         path = os.path.join(state, "url")
-        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-            os.fchmod(file.fileno(), 0o600)
-            file.write(f"{url}\n")
+        write_private(path, f"{url}\n")
         how += f", or with a copy of the file {path}: FIBERQ_NODE=/path/of/the/copy"
         print("This URL is a secret: whoever has it may do everything at this node.", file=sys.stderr)
     print(f"Workers reach the node with {how}", file=sys.stderr, flush=True)
+    try:
+        print(url, flush=True)
+    except OSError as error:  # the file has it, too
+        log.warning("the URL could not be written to standard output: %s", error.strerror)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or the interpreter's exit tries once more
 
 
-def _serve(found: Listening, grace: float) -> int:
+def _serve(found: Listening, grace: float, tell: Callable[[], None]) -> int:
     broker = Broker(
         os.urandom(8).hex(),
         session_grace=config.session_grace,
@@ -103,8 +111,9 @@ def _serve(found: Listening, grace: float) -> int:
         authority=found.authority,
     )
     end = _End(broker, grace)
-    before = {number: signal.signal(number, end.ask) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.signal(number, end.ask) for number in STOP if signal.getsignal(number) != signal.SIG_IGN}
     try:
+        tell()
         serve(found.server, broker, config.spin_us / 1e6, end.reached)
     finally:
         for number, handler in before.items():

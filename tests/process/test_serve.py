@@ -291,6 +291,30 @@ def test_the_node_says_what_was_left(node: Standing) -> None:
         assert "3 items of jobs were not finished, 2 of which no reader had got" in node.log.read_text()
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_node_that_is_to_stop_as_soon_as_it_has_its_address_ends_well(node: Standing, number: signal.Signals) -> None:
+    node.stop(signal.SIGKILL)
+    node.start()
+    node.stop(number)
+    assert node.process.returncode == 0
+    assert node.log.read_text().endswith("ended; nothing was left\n")
+
+
+def test_a_node_whose_standard_output_is_closed_serves(node: Standing) -> None:
+    node.stop()
+    address = read_url(node.url).address
+    reading, writing = os.pipe()
+    os.close(reading)
+    arguments = ("--transport", node._transport, "--bind", address.node, "--state", str(node.log.parent))
+    with node.log.open("a") as log:
+        node.process = subprocess.Popen([*COMMAND, "serve", *arguments], stdout=writing, stderr=log)
+    os.close(writing)
+    until(lambda: "could not be written" in node.log.read_text())
+    assert node.command("ls").startswith("queue")
+    node.stop()
+    assert node.process.returncode == 0
+
+
 # -- rights --
 
 
