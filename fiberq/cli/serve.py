@@ -123,6 +123,8 @@ def _serve(found: Listening, grace: float, tell: Callable[[], None]) -> int:
         log.warning(
             "%d items of %s were not finished, %d of which no reader had got: they are gone", items, name, waiting
         )
+    for name, letters in broker.dead_letters().items():
+        log.warning("%d dead letters of %s are gone", letters, name)
     log.info("ended%s", "" if left else "; nothing was left")
     return 0
 

@@ -247,6 +247,11 @@ class Broker:
         devices = {channel.names[0]: channel.device for channel in self._channels.values() if channel.device.unfinished}
         return {name: (device.unfinished, device.qsize()) for name, device in devices.items()}
 
+    def dead_letters(self) -> dict[str, int]:
+        """How many there are, by the name of their queue."""
+        devices = {channel.names[0]: channel.device for channel in self._channels.values()}
+        return {name: len(device.dead_letters) for name, device in devices.items() if device.dead_letters}
+
     # -- sessions --
 
     def _hello(self, peer: Hashable, hello: dict[str, Any]) -> None:

@@ -300,6 +300,16 @@ def test_a_node_that_is_to_stop_as_soon_as_it_has_its_address_ends_well(node: St
     assert node.log.read_text().endswith("ended; nothing was left\n")
 
 
+def test_dead_letters_are_said_to_be_gone(node: Standing) -> None:
+    with Queue[int]("jobs", max_deliveries=1) as jobs:
+        jobs.put(1, sync=True)
+        with suppress(ZeroDivisionError), jobs.lease(timeout=PATIENCE):
+            raise ZeroDivisionError
+        assert len(list(jobs.dead_letters())) == 1
+        node.stop()
+        assert "1 dead letters of jobs are gone" in node.log.read_text()
+
+
 def test_a_node_whose_standard_output_is_closed_serves(node: Standing) -> None:
     node.stop()
     address = read_url(node.url).address
