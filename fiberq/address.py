@@ -15,6 +15,7 @@ __all__ = [
     "check_name",
     "check_sock_type",
     "format",
+    "hidden",
     "parse",
     "parse_handle",
 ]
@@ -147,7 +148,12 @@ def _is_ipv6(bracketed: str) -> bool:
     return True
 
 
+def hidden(text: str) -> str:
+    """`text` without what may be a credential in it."""
+    return re.sub(r"(//)[^/]*@|(#|\?.*=)(?s:.*)", r"\1...", text)
+
+
 def _error(address: object, reason: str) -> AddressError:
     # Whoever passes a URL here by mistake is not to find its credential in a log.
-    shown = re.sub(r"(//)[^/]*@|(#|\?.*=)(?s:.*)", r"\1...", address) if isinstance(address, str) else address
+    shown = hidden(address) if isinstance(address, str) else address
     return AddressError(f"{shown!r} is no address: {reason}; examples: {_EXAMPLE}")

@@ -541,6 +541,7 @@ def test_no_secret_is_seen(node: Standing, caplog: pytest.LogCaptureFixture) -> 
             repr(config),
         ]
         shown += [str(jobs.stats()), node.command("ls"), node.command("stats", "jobs", "--interval", "0")]
+        shown += [node.command(*wrong, node.url, status=2) for wrong in (["ls"], ["stats"], ["stats", "jobs", "x"])]
         shown += [Path(f"/proc/{node.process.pid}/cmdline").read_text(), caplog.text, node.log.read_text()]
     node.stop(signal.SIGKILL)
     with pytest.raises(NodeError) as raised:
