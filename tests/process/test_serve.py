@@ -687,6 +687,20 @@ there.close()
 # -- bad settings --
 
 
+@pytest.mark.parametrize(
+    ("content", "said"), [(b"\xff\xfe\0", "no text"), (b"", "empty"), (b"\nzmq+tcp://h:1", "empty")]
+)
+@pytest.mark.usefixtures("transport")
+def test_a_node_file_without_a_url_is_a_clear_error(content: bytes, said: str, tmp_path: Path) -> None:
+    (tmp_path / "url").write_bytes(content)
+    config.node = str(tmp_path / "url")
+    try:
+        with pytest.raises(ConfigError, match=said):
+            Queue()
+    finally:
+        del config.node
+
+
 @pytest.mark.parametrize("text", ["nonsense", "zmq+tcp://short@127.0.0.1:1", "zmq+tcp://127.0.0.1"])
 @pytest.mark.usefixtures("transport")
 def test_a_node_that_is_no_url_is_a_clear_error(text: str) -> None:
