@@ -13,7 +13,9 @@ import os
 import re
 import stat
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from math import ceil
 from typing import Final, NamedTuple
 
 from fiberq.address import Address, format, parse  # noqa: A004
@@ -47,21 +49,18 @@ def make_keys() -> Keys:
 
 
 def kept_keys(directory: str) -> Keys:
-    """Return the keys in `directory`; make both, for this user alone, if they are not there.
+    """Return the keys in `directory`, which is there; make both, for this user alone, if they are not there.
 
     Raises `ConfigError` if others may read them, or they are damaged.
     """
-    os.makedirs(directory, 0o700, exist_ok=True)
     path = os.path.join(directory, "keys")
-    try:
+    if not os.path.lexists(path):
         made = make_keys()
-        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            json.dump({name: value.hex() for name, value in made._asdict().items()}, file)
+        write_private(path, json.dumps({name: value.hex() for name, value in made._asdict().items()}))
         return made
-    except FileExistsError:
-        check_private(path)
-        with open(path) as file:
-            text = file.read()
+    check_private(path)
+    with open(path) as file:
+        text = file.read()
     try:
         keys = Keys(**{name: bytes.fromhex(value) for name, value in json.loads(text).items()})
     except (ValueError, TypeError, AttributeError):
@@ -71,6 +70,39 @@ def kept_keys(directory: str) -> Keys:
             f"{path} is damaged: remove it, and the node makes new keys, with which old URLs are worthless"
         )
     return keys
+
+
+@contextmanager
+def state_directory(directory: str) -> Iterator[None]:
+    """Have a node's directory for oneself, and make it if it is not there: two nodes in it would not know of what the
+    other revokes. Raises `ConfigError` if another node has it, others could change it, or it cannot be used."""
+    import fcntl
+
+    try:
+        os.makedirs(directory, 0o700, exist_ok=True)
+        found = os.stat(directory)
+        descriptor = os.open(directory, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY)
+    except OSError as error:
+        raise ConfigError(f"the state directory {directory} cannot be used: {error.strerror}") from None
+    try:
+        if found.st_uid not in (0, os.geteuid()) or stat.S_IMODE(found.st_mode) & 0o022:
+            raise ConfigError(f"others could change what is in {directory}: chmod go-w it, or choose another --state")
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise ConfigError(f"another node has the state directory {directory}: each needs its own --state") from None
+    finally:
+        os.close(descriptor)
+
+
+def write_private(path: str, text: str) -> None:
+    """Put `text` into the file at `path`, whole or not at all, for this user alone."""
+    new = f"{path}.{os.urandom(4).hex()}"
+    with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(new, path)
 
 
 def check_private(path: str) -> None:
@@ -109,6 +141,7 @@ class Authority:
     ) -> None:
         self._keys = keys
         self._revoked = set(revoked)
+        self._kept = set(self._revoked)
         self._keep = keep
         self._clock = clock
 
@@ -124,7 +157,7 @@ class Authority:
     def narrow(self, right: Right, holds: tuple[tuple[str, str], ...], seconds: float | None) -> Right:
         """A right to no more than `right` and `holds`, for no longer than `seconds`. What is made from a right that can
         be revoked is revoked with it."""
-        until = 0 if seconds is None else max(1, int(self._clock() + seconds))
+        until = 0 if seconds is None else max(1, ceil(self._clock() + seconds))
         earliest = min(filter(None, (until, right.until)), default=0)
         return Right(holds, earliest, right.number or int.from_bytes(os.urandom(7), "big") + 1)
 
@@ -151,9 +184,11 @@ class Authority:
         return right.until - self._clock() if right.until else float("inf")
 
     def revoke(self, number: int) -> None:
-        if number not in self._revoked:
-            self._revoked.add(number)
+        """Raises `OSError` if that cannot be kept; the right is over now even so, and the next call tries again."""
+        self._revoked.add(number)
+        if number not in self._kept:
             self._keep(number)
+            self._kept.add(number)
 
     def _tag(self, body: bytes) -> bytes:
         import hmac

@@ -7,15 +7,30 @@ from typing import Literal, NamedTuple, TypeAlias
 
 from .errors import AddressError
 
-__all__ = ["ENDS", "SOCK_TYPES", "Address", "SockType", "check_sock_type", "format", "parse", "parse_handle"]
+__all__ = [
+    "ENDS",
+    "SOCK_TYPES",
+    "Address",
+    "SockType",
+    "check_name",
+    "check_sock_type",
+    "format",
+    "hidden",
+    "parse",
+    "parse_handle",
+]
 
 SockType: TypeAlias = Literal["r", "w", "rw"]
 SOCK_TYPES: tuple[SockType, ...] = ("r", "w", "rw")
 ENDS = ("r", "w", "a", "b")
 """A queue's reader and writer, and a pipe's two ends."""
 
+MAX_NAME = 255
+"""Characters that a queue's name may have."""
+
 _EXAMPLE = '"tcp://127.0.0.1:9000" or "ipc:///run/fiberq/node.sock"'
 _TCP = re.compile(r"(\[[0-9A-Fa-f:.]+(?:%[\w.-]+)?\]|[A-Za-z0-9_](?:[A-Za-z0-9._-]*))(?::([0-9]{1,5}))?", re.ASCII)
+_NUMBER = re.compile(r"[0-9a-f]{16}", re.ASCII)
 _DEVICE = re.compile(r"(?:[A-Za-z0-9._~-]|%[0-9A-Fa-f]{2})+")
 
 
@@ -26,7 +41,7 @@ class Address(NamedTuple):
     location: str
     """For tcp ``host`` or ``host:port``, an IPv6 host in brackets; for ipc an absolute path."""
     device: str | None = None
-    """A device's id (16 lowercase hex digits) or name (any text); `None`: the node's default pipe."""
+    """A device's id (16 lowercase hex digits) or name (see `check_name`); `None`: the node's default pipe."""
     end: str | None = None
     """One of `ENDS`, or `None` for a whole queue."""
 
@@ -65,6 +80,20 @@ def format(address: Address) -> str:  # noqa: A001
     if parse(text) != address:
         raise _error(text, "it does not read back as the parts that it was made of")
     return text
+
+
+def check_name(name: str) -> str:
+    """Return a queue's name. Raises `AddressError`, which does not show it, for what a line of a log or of a table
+    cannot hold, what would stand for another queue's number, and for a node's URL, which is a secret."""
+    if not 0 < len(name) <= MAX_NAME or not name.isprintable():
+        raise AddressError(f"a queue's name must have 1 to {MAX_NAME} characters, all of which can be printed")
+    if _NUMBER.fullmatch(name):
+        raise AddressError(
+            "a queue's name must not be 16 hexadecimal digits: those are the number of one without a name"
+        )
+    if "://" in name:
+        raise AddressError("a queue's name must not be a URL: fiberq.open takes one, and config.node")
+    return name
 
 
 def parse_handle(handle: object) -> tuple[SockType, Address]:
@@ -119,7 +148,12 @@ def _is_ipv6(bracketed: str) -> bool:
     return True
 
 
+def hidden(text: str) -> str:
+    """`text` without what may be a credential in it."""
+    return re.sub(r"(//)[^/]*@|(#|\?.*=)(?s:.*)", r"\1...", text)
+
+
 def _error(address: object, reason: str) -> AddressError:
     # Whoever passes a URL here by mistake is not to find its credential in a log.
-    shown = re.sub(r"(//)[^/]*@|(#|\?.*=)(?s:.*)", r"\1...", address) if isinstance(address, str) else address
+    shown = hidden(address) if isinstance(address, str) else address
     return AddressError(f"{shown!r} is no address: {reason}; examples: {_EXAMPLE}")

@@ -49,14 +49,15 @@ _joint = RLock()  # held for the steps of attaching and closing that two threads
 class _Attempt(Thread):
     """Attaches a channel, for a caller who waits only for a while; it goes on when he does not wait any more."""
 
-    def __init__(self, channel: Channel) -> None:
+    def __init__(self, channel: Channel, ancestor: Link | None) -> None:
         super().__init__(name="fiberq attaches", daemon=True)
         self._channel = channel
+        self._ancestor = ancestor  # its caller was told what is wrong with it
         self.error: BaseException | None = None
 
     def run(self) -> None:
         try:
-            self._channel.attach()
+            self._channel._attach(self._ancestor)
         except BaseException as error:
             self.error = error
 
@@ -292,15 +293,18 @@ class Channel:
             link.end_lease(reader, holder, number, what="give back", why=why)
             raise
 
-    def keep_lease(self, number: int, duration: float) -> bool:
+    def keep_lease(self, holder: Holder, number: int, duration: float) -> bool:
         """Let a lease run out `duration` seconds from now; return whether the item was still leased."""
         link = self.attach()
-        return link.about_lease(self._attached_reader(link), number, what="keep", seconds=duration)
+        reader = self._attached_reader(link)
+        # A node that was started anew gives its items the same numbers: another may have this one.
+        return holder in reader.held and link.about_lease(reader, number, what="keep", seconds=duration)
 
     def end_lease(self, holder: Holder, number: int, what: str, why: str | None) -> bool:
         """An item is finished, or goes back; return whether it was still leased."""
         link = self.attach()
-        return link.end_lease(self._attached_reader(link), holder, number, what=what, why=why)
+        reader = self._attached_reader(link)
+        return holder in reader.held and link.end_lease(reader, holder, number, what=what, why=why)
 
     def dead_letters(self) -> Iterator[dict[str, Any]]:
         """What the node tells of each dead letter."""
@@ -465,7 +469,7 @@ class Channel:
         attempt = self._attempt
         if attempt is None:
             self._check_open()
-            attempt = self._attempt = _Attempt(self)
+            attempt = self._attempt = _Attempt(self, link)
             attempt.start()
         attempt.join(max(0.0, deadline - monotonic()))
         if attempt.is_alive():

@@ -108,10 +108,12 @@ class ZConnection:
         one, for no longer than `expires` seconds.
 
         What the other one may do is signed, and checked, by the node: whoever gets only that, or its `url`, can do no
-        more. `fiberq revoke` takes it back. Asks the node. Raises `AccessError` if that listens on no network.
+        more. `fiberq revoke` takes it back. Asks the node. Raises `AccessError` if that listens on no network,
+        `ValueError` for what is no right and no time.
         """
-        from fiberq.opening import check_right
+        from fiberq.opening import check_expires, check_right
 
+        check_expires(expires)
         sides = "rw" if right is None else check_right(right)
         reads = self._reads if "r" in sides else None
         writes = self._writes if "w" in sides else None

@@ -67,7 +67,7 @@ class Lease(Generic[T]):
         """Let the lease run out `duration` seconds from now, and no sooner; raises `LeaseLost` if it has already."""
         if not 0 < duration < 1e9:
             raise ValueError(f"duration must be a number of seconds above 0, not {duration}")
-        if self._holder is None or not self._channel.keep_lease(self._number, duration):
+        if self._holder is None or not self._channel.keep_lease(self._holder, self._number, duration):
             raise self._lost()
 
     def _end(self, what: str, why: str | None = None) -> None:

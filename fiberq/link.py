@@ -159,7 +159,10 @@ class Link(Driven):
         return False
 
     def take_over(self, ancestor: Link, token: str) -> None:
-        """Hold what the parent held when it forked this process: its handles were copied, used or not."""
+        """Hold what the parent held when it forked this process: its handles were copied, used or not. Of a node that
+        is gone there is nothing to hold, though another has its address."""
+        if self._client.node != ancestor._client.node:
+            return
         with self._opens():
             answer = self.ask(op="inherit", token=token, holds=ancestor.holds())
             with self._lock:

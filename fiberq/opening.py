@@ -67,6 +67,12 @@ def url(endpoint: Endpoint, device: str, end: str | None) -> str:
     return str(Url(name_of(endpoint.target), address, endpoint.key))
 
 
+def check_expires(expires: float | None) -> None:
+    """Raises `ValueError`, or `TypeError`, unless `expires` is a number of seconds above 0, or `None`."""
+    if expires is not None and not 0 < expires < 1e9:
+        raise ValueError(f"expires must be a number of seconds above 0, or None, not {expires}")
+
+
 def check_right(right: str) -> str:
     """Return the side that "put" or "get" stands for. Raises `ValueError` for anything else."""
     try:

@@ -8,6 +8,7 @@ from queue import Empty, Full
 from threading import Lock
 from typing import Any, Generic, TypeVar
 
+from fiberq.address import check_name
 from fiberq.channel import NOTHING, Channel
 from fiberq.connection import ZConnection
 from fiberq.errors import ShutDown
@@ -30,6 +31,8 @@ class _Queue(Generic[T]):
     def _make(self, kind: Kind, name: str | None, max_deliveries: int | None) -> None:
         if name is not None and not isinstance(name, str):
             raise TypeError(f"a queue's name must be a string, not {type(name).__name__}")
+        if name is not None:
+            check_name(name)
         if max_deliveries is not None and operator.index(max_deliveries) < 1:
             raise ValueError(f"max_deliveries must be 1 or more, not {max_deliveries}")
         (self._channel,) = Channel.create(connect_tree(), kind, "rw", name=name, max_deliveries=max_deliveries)
@@ -57,10 +60,11 @@ class _Queue(Generic[T]):
 
         What the other handle may do is signed, and checked, by the node: whoever gets only that handle, or its `url`,
         can do no more. `fiberq revoke` takes it back. Asks the node. Raises `AccessError` if that listens
-        on no network.
+        on no network, `ValueError` for what is no right and no time.
         """
-        from fiberq.opening import check_right
+        from fiberq.opening import check_expires, check_right
 
+        check_expires(expires)
         return self._on(self._channel.restrict(check_right(right), expires))
 
     def stats(self) -> dict[str, Any]:
@@ -265,7 +269,8 @@ class SimpleQueue(_Queue[T]):
     Making one starts the node of this process tree if there is none yet, and blocks until the queue exists (tens of
     milliseconds the first time). With a `name`, it is the same queue for all processes that use this node, and lives as
     long as the node; without, while a process holds a handle on it. Raises `fiberq.errors.NodeError` or
-    `fiberq.errors.UnknownTransport` when that is impossible, `HandleError` if the name stands for another kind.
+    `fiberq.errors.UnknownTransport` when that is impossible, `HandleError` if the name stands for another kind,
+    and `AddressError`, a `ValueError`, for what is no name: an empty one, say, or a URL.
 
         q = SimpleQueue()
         Process(target=work, args=(q,)).start()

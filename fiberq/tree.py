@@ -95,8 +95,11 @@ def at(node: str) -> Endpoint:
         try:
             with open(path) as file:
                 node = file.readline().strip()
-        except OSError as error:
-            raise ConfigError(f"config.node names no URL, and no file that can be read: {error.strerror}") from None
+        except (OSError, UnicodeDecodeError) as error:
+            why = "it is no text" if isinstance(error, UnicodeDecodeError) else error.strerror
+            raise ConfigError(f"config.node names no URL, and no file that can be read: {why}") from None
+        if not node:
+            raise ConfigError("config.node names a file whose first line is empty: a node's URL belongs there")
     url = read_url(node)
     return Endpoint(resolve(url.transport or config.transport), url.address.node, url.key)
 

@@ -9,7 +9,9 @@ import argparse
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from typing import NoReturn
 
+from ..address import hidden
 from ..errors import FiberqError
 
 __all__ = ["COMMANDS", "main"]
@@ -36,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     2 stands for a `FiberqError`, which goes to stderr; wrong arguments and ``--help`` raise `SystemExit`.
     """
     argv = sys.argv[1:] if argv is None else argv
-    parser = argparse.ArgumentParser(prog="fiberq", description="Queues and pipes over a transport of your choice.")
+    parser = _Parser(prog="fiberq", description="Queues and pipes over a transport of your choice.")
     parser.add_argument("--version", action=_Version)
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     chosen = next((argument for argument in argv if not argument.startswith("-")), None)
@@ -51,6 +53,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except FiberqError as error:
         print(f"fiberq: {error}", file=sys.stderr)
         return 2
+
+
+class _Parser(argparse.ArgumentParser):
+    """Its errors show no URL whole, since that of a node is a secret."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(hidden(message))
 
 
 class _Version(argparse.Action):

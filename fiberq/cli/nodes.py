@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from ..address import hidden
 from ..errors import ConfigError, HandleError
 from ..link import Link
 from ..links import connect_tree
@@ -37,5 +38,5 @@ def queues(link: Link, wanted: str | None = None) -> list[dict[str, Any]]:
         queue["number"] = f"{queue['channel']:016x}"
     found = [queue for queue in found if wanted in (None, queue["name"], queue["number"])]
     if wanted is not None and not found:
-        raise HandleError(f"the node has no queue {wanted!r}")
+        raise HandleError(f"the node has no queue {hidden(wanted)!r}")
     return found

@@ -8,9 +8,12 @@ import os
 import shutil
 import signal
 import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
-from ..access import Url, kept_authority
+from ..access import Url, kept_authority, state_directory, write_private
 from ..address import parse
 from ..listening import Listening, advertised, listen
 from ..node import serve
@@ -22,6 +25,9 @@ from ..settings import config
 __all__ = ["add_arguments", "run"]
 
 log = logging.getLogger("fiberq.node")
+
+STOP = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""What asks the node to end."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Serve until SIGTERM or SIGINT, and then until all is finished, or for the grace; return 0."""
+    """Serve until SIGTERM, SIGINT or SIGHUP, and then until all is finished, or for the grace; return 0."""
     logging.basicConfig(
         stream=sys.stderr, format="%(asctime)s %(message)s", level=logging.WARNING if arguments.quiet else logging.INFO
     )
@@ -58,18 +64,18 @@ def run(arguments: argparse.Namespace) -> int:
         address = arguments.bind or f"ipc://{directory}/node"
         state = arguments.state or os.path.join(_state_home(), "fiberq")
         limits = config.max_connections, config.max_bytes
-        if parse(address).scheme == "ipc":
-            found = listen(target, transport, [address], None, None, True, *limits)
-            key = None
-        else:
-            keys, authority = kept_authority(state)
-            found = listen(target, transport, [address], keys, authority, config.allow_insecure, *limits)
-            key = None if found.authority is None else found.authority.owner_key
-        url = Url(
-            arguments.transport or config.transport, parse(advertised(found.addresses[0], arguments.advertise)), key
-        )
-        _tell(url, state if key else None)
-        return _serve(found, arguments.grace)
+        with ExitStack() as stack:
+            if parse(address).scheme == "ipc":
+                found = listen(target, transport, [address], None, None, True, *limits)
+                key = None
+            else:
+                stack.enter_context(state_directory(state))
+                keys, authority = kept_authority(state)
+                found = listen(target, transport, [address], keys, authority, config.allow_insecure, *limits)
+                key = None if found.authority is None else found.authority.owner_key
+            where = parse(advertised(found.addresses[0], arguments.advertise))
+            url = Url(arguments.transport or config.transport, where, key)
+            return _serve(found, arguments.grace, partial(_tell, url, state if key else None))
     finally:
         transport.close()
         if directory is not None:
@@ -82,19 +88,21 @@ def _state_home() -> str:
 
 def _tell(url: Url, state: str | None) -> None:
     """Say what workers need: on standard output, and in a file that only this user can read."""
-    print(url, flush=True)
     how = "FIBERQ_NODE='...the line above...'"
     if state is not None:
         path = os.path.join(state, "url")
-        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-            os.fchmod(file.fileno(), 0o600)
-            file.write(f"{url}\n")
+        write_private(path, f"{url}\n")
         how += f", or with a copy of the file {path}: FIBERQ_NODE=/path/of/the/copy"
         print("This URL is a secret: whoever has it may do everything at this node.", file=sys.stderr)
     print(f"Workers reach the node with {how}", file=sys.stderr, flush=True)
+    try:
+        print(url, flush=True)
+    except OSError as error:  # the file has it, too
+        log.warning("the URL could not be written to standard output: %s", error.strerror)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or the interpreter's exit tries once more
 
 
-def _serve(found: Listening, grace: float) -> int:
+def _serve(found: Listening, grace: float, tell: Callable[[], None]) -> int:
     broker = Broker(
         os.urandom(8).hex(),
         session_grace=config.session_grace,
@@ -104,8 +112,9 @@ def _serve(found: Listening, grace: float) -> int:
         authority=found.authority,
     )
     end = _End(broker, grace)
-    before = {number: signal.signal(number, end.ask) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.signal(number, end.ask) for number in STOP if signal.getsignal(number) != signal.SIG_IGN}
     try:
+        tell()
         serve(found.server, broker, config.spin_us / 1e6, end.reached)
     finally:
         for number, handler in before.items():
@@ -115,6 +124,8 @@ def _serve(found: Listening, grace: float) -> int:
         log.warning(
             "%d items of %s were not finished, %d of which no reader had got: they are gone", items, name, waiting
         )
+    for name, letters in broker.dead_letters().items():
+        log.warning("%d dead letters of %s are gone", letters, name)
     log.info("ended%s", "" if left else "; nothing was left")
     return 0
 

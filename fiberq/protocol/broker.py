@@ -22,7 +22,8 @@ from typing import Any, Final
 
 from fiberq.abc import Buffer
 from fiberq.access import Authority, Right
-from fiberq.errors import AccessError, ProtocolError
+from fiberq.address import check_name
+from fiberq.errors import AccessError, AddressError, ProtocolError
 from fiberq.protocol import frames
 from fiberq.protocol.device import Device, Memory
 from fiberq.protocol.frames import DEFAULT_CHANNEL, ENDED, Frame, Received, decode, pack_json, read_json
@@ -101,7 +102,7 @@ class Member:
         self.name = name
         self.right = right
         self.pid = hello.get("pid")
-        self.host = str(hello.get("host", ""))[:MAX_HOST]
+        self.host = _host(hello)
         self.grace = bool(hello.get("grace"))
         self.session = Session()
         self.peer: Hashable | None = None
@@ -357,6 +358,11 @@ class Broker:
         devices = {channel.names[0]: channel.device for channel in self._channels.values() if channel.device.unfinished}
         return {name: (device.unfinished, device.qsize()) for name, device in devices.items()}
 
+    def dead_letters(self) -> dict[str, int]:
+        """How many there are, by the name of their queue."""
+        devices = {channel.names[0]: channel.device for channel in self._channels.values()}
+        return {name: len(device.dead_letters) for name, device in devices.items() if device.dead_letters}
+
     # -- sessions --
 
     def _hello(self, peer: Hashable, hello: dict[str, Any]) -> None:
@@ -379,8 +385,7 @@ class Broker:
             if self._answer_stranger(
                 peer, Frame(frames.REFUSED, 0, pack_json({"error": str(error), "code": "denied"}))
             ):
-                host = str(hello.get("host"))[:MAX_HOST]
-                log.warning("process %s on %s was refused: %s", hello.get("pid"), host, error)
+                log.warning("process %s on %s was refused: %s", hello.get("pid"), _host(hello), error)
             return
         member = self._members.get(name)
         if member is not None and member.right != right:
@@ -391,6 +396,8 @@ class Broker:
             return  # repeated, or overtaken by that of a newer connection
         if member is None and hello.get("resume"):
             text = "the session ended while this process was away; what it had not finished was given to others"
+            if hello.get("node") != self.node:
+                text = "the node was started anew: the queues of the one before it are gone, with the items in them"
             self._answer_stranger(peer, Frame(frames.REFUSED, 0, pack_json({"error": text, "code": "expired"})))
             return
         if member is None:
@@ -557,14 +564,15 @@ class Broker:
 
     def _allowed(self, member: Member, request: dict[str, Any]) -> bool:
         """Whether a process that may not do everything may do this."""
-        if request["op"] in _UNTOLD:
+        operation = request["op"]
+        if operation in _UNTOLD:
             return True
-        if request["op"] in _HOLDING:
+        if operation in _HOLDING:  # by what is asked, not by what the request has in it: a client wrote that
             within = int(request.get("within") or 0)
             return all(self._may(member, int(number), str(sides)) for number, sides in request["holds"]) and (
                 not within or self._may(member, within, "w")
             )
-        sides = _SIDES.get(request["op"])
+        sides = _SIDES.get(operation)
         return sides is not None and self._may(member, int(request["channel"]), sides)
 
     def _may(self, member: Member, number: int, sides: str) -> bool:
@@ -592,8 +600,11 @@ class Broker:
         max_deliveries = request.get("max_deliveries")
         if not isinstance(name, str | None):
             raise ProtocolError("a queue's name is not a string")
-        if name is not None and len(name) > MAX_NAME:
-            return {"error": f"a queue's name has at most {MAX_NAME} characters, not {len(name)}"}
+        if name is not None:
+            try:
+                check_name(name)
+            except AddressError as error:
+                return {"error": str(error)}
         if max_deliveries is not None and (type(max_deliveries) is not int or max_deliveries < 1):
             raise ProtocolError("max_deliveries is not a number of deliveries")
         if not 0 < number < 1 << 64:
@@ -867,11 +878,16 @@ class Broker:
         number = int(request["number"])
         if self._authority is None or number == 0:
             return {"error": "that right cannot be revoked: it is the owner's", "code": "denied"}
-        self._authority.revoke(number)
+        error = ""
+        try:
+            self._authority.revoke(number)
+        except OSError as reason:
+            error = f"the right is over until this node ends, but cannot be kept on its disk: {reason.strerror}"
+            log.error("%s", error)
         those = [each for each in self._members.values() if each.right.number == number]
         for each in those:
             self._deny(each, "the right was revoked")
-        return {"cut off": len(those)}
+        return {"error": error} if error else {"cut off": len(those)}
 
     # -- looking after it --
 
@@ -1119,6 +1135,12 @@ def _seconds(value: Any) -> float:
     return seconds
 
 
+def _host(hello: dict[str, Any]) -> str:
+    """The name of a client's host, as it says, which is to write no lines of its own into logs and tables."""
+    name = str(hello.get("host", ""))[:MAX_HOST]
+    return name if name.isprintable() else ascii(name)
+
+
 _DENIED: Final = {"error": "this process has no right to do that", "code": "denied"}
 _GONE: Final = {
     "error": "the queue or pipe is gone: its last holder closed it or died, or it was deleted",
@@ -1129,7 +1151,7 @@ _UNTOLD: Final = ("landed", "arrived", "unused", "surveyed", "forget", "find")
 """What a process says of what it has itself, or which sees to it what it may do."""
 
 _HOLDING: Final = ("open", "flight", "inherit", "restrict")
-"""What one may ask for who has a right to all that it names."""
+"""Requests for channels with the sides of each, in `holds`: a process must have a right to all of them."""
 
 _SIDES: Final = {
     "stat": "",

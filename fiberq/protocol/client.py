@@ -65,6 +65,7 @@ class Client:
             "hellos": self._hellos,
             "received": self.session.received,
             "resume": self.node is not None,
+            "node": self.node,
             "grace": self._grace,
             "pid": os.getpid(),
             "host": os.uname().nodename,

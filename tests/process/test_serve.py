@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from queue import Empty
 from typing import Any
 
 import pytest
@@ -32,6 +33,7 @@ from fiberq.errors import (
     ConnectError,
     DirectionError,
     HandleError,
+    LeaseLost,
     NodeError,
     TransportError,
 )
@@ -154,6 +156,71 @@ def test_handles_attach_again_after_the_node_was_started_anew(node: Standing) ->
     other.close()
 
 
+def test_who_meets_the_next_node_at_once_is_told_that_the_queues_are_gone(node: Standing) -> None:
+    with Queue[str]("jobs") as jobs:
+        jobs.put("lost", sync=True)
+        node.stop(signal.SIGKILL)
+        node.start()
+        with pytest.raises(NodeError, match=r"are gone, with the items|is gone, with its queues and the items"):
+            until(lambda: jobs.put("never", sync=True))
+        jobs.put("new", sync=True)
+
+
+def test_each_thread_is_told_once_that_the_node_is_gone(node: Standing) -> None:
+    jobs, others = Queue[str]("jobs"), Queue[str]("others")
+    for each in (jobs, others):
+        each.put("lost", sync=True)
+    node.stop(signal.SIGKILL)
+    node.start()
+    with pytest.raises(NodeError):
+        until(lambda: jobs.put("never", sync=True))
+    for each in (jobs, others):
+        with pytest.raises(Empty):
+            each.get(timeout=0.2)
+        each.close()
+
+
+def test_a_lease_of_a_node_that_is_gone_ends_nothing_at_the_next(node: Standing) -> None:
+    """The items of both have the same numbers, and here even the same reader."""
+    with Queue[str]("jobs") as jobs:
+        jobs.put("old", sync=True)
+        old = jobs.lease(timeout=PATIENCE).__enter__()
+        node.stop(signal.SIGKILL)
+        node.start()
+        with pytest.raises(NodeError):
+            until(lambda: jobs.put("never", sync=True))
+        jobs.put("new", sync=True)
+        with jobs.lease(timeout=PATIENCE) as new:
+            assert new.value == "new"
+            for end in (lambda: old.extend(60.0), old.acknowledge):
+                with pytest.raises(LeaseLost):
+                    end()
+            new.extend(60.0)
+            assert jobs.stats()["in_flight"] == 1
+
+
+def test_a_forked_childs_handle_attaches_to_the_node_that_was_started_anew(node: Standing, crew: Crew) -> None:
+    with Queue[str]("jobs") as jobs, Queue[str]("answers") as answers:
+        jobs.put("lost", sync=True)
+        told, tell = os.pipe()
+        process = crew.start(put_when_told, told, answers)
+        node.stop(signal.SIGKILL)
+        node.start()
+        os.write(tell, b"go on")
+        with pytest.raises(NodeError):
+            until(lambda: jobs.put("never", sync=True))
+        assert answers.get(timeout=PATIENCE) == "from the child"
+        jobs.put("new", sync=True)
+        crew.finish(process)
+        os.close(told)
+        os.close(tell)
+
+
+def put_when_told(told: int, answers: Queue[str]) -> None:
+    os.read(told, 1)
+    answers.put("from the child", sync=True)
+
+
 def test_a_caller_that_waits_is_told_that_the_node_went(node: Standing) -> None:
     jobs = Queue[int]("jobs")
     raised: list[BaseException] = []
@@ -222,6 +289,40 @@ def test_the_node_says_what_was_left(node: Standing) -> None:
         until(lambda: "takes nothing more" in node.log.read_text())
         node.stop()  # a second time
         assert "3 items of jobs were not finished, 2 of which no reader had got" in node.log.read_text()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_node_that_is_to_stop_as_soon_as_it_has_its_address_ends_well(node: Standing, number: signal.Signals) -> None:
+    node.stop(signal.SIGKILL)
+    node.start()
+    node.stop(number)
+    assert node.process.returncode == 0
+    assert node.log.read_text().endswith("ended; nothing was left\n")
+
+
+def test_dead_letters_are_said_to_be_gone(node: Standing) -> None:
+    with Queue[int]("jobs", max_deliveries=1) as jobs:
+        jobs.put(1, sync=True)
+        with suppress(ZeroDivisionError), jobs.lease(timeout=PATIENCE):
+            raise ZeroDivisionError
+        assert len(list(jobs.dead_letters())) == 1
+        node.stop()
+        assert "1 dead letters of jobs are gone" in node.log.read_text()
+
+
+def test_a_node_whose_standard_output_is_closed_serves(node: Standing) -> None:
+    node.stop()
+    address = read_url(node.url).address
+    reading, writing = os.pipe()
+    os.close(reading)
+    arguments = ("--transport", node._transport, "--bind", address.node, "--state", str(node.log.parent))
+    with node.log.open("a") as log:
+        node.process = subprocess.Popen([*COMMAND, "serve", *arguments], stdout=writing, stderr=log)
+    os.close(writing)
+    until(lambda: "could not be written" in node.log.read_text())
+    assert node.command("ls").startswith("queue")
+    node.stop()
+    assert node.process.returncode == 0
 
 
 # -- rights --
@@ -339,12 +440,23 @@ def test_a_restricted_handle_can_do_no_more() -> None:
             ):
                 with pytest.raises(AccessError):
                     link.question(**question)
+                if question["op"] != "restrict":
+                    with pytest.raises(AccessError):
+                        link.question(**question, holds=[])
             with pytest.raises(HandleError):
                 link.find("others")
         with pytest.raises(AccessError):
             putter.restrict("get")
         with pytest.raises(ValueError, match='"put" or "get"'):
             jobs.restrict("both")
+        for wrong in (0, -1, float("inf"), float("nan"), 1e300):
+            for handle in (jobs, jobs.writer):
+                with pytest.raises(ValueError, match="seconds above 0"):
+                    handle.restrict("put", expires=wrong)
+        with pytest.raises(TypeError):
+            jobs.restrict("put", expires="1h")  # type: ignore[arg-type]
+        jobs.restrict("put", expires=0.5).put(0, sync=True)
+        assert jobs.get(timeout=PATIENCE) == 0
         again = fiberq.open(putter.restrict("put").url)
         again.put(3, sync=True)
         assert jobs.get(timeout=PATIENCE) == 3
@@ -417,6 +529,22 @@ def test_a_right_that_was_revoked_is_over_also_after_a_restart(node: Standing) -
         fiberq.open(kept).put(5, sync=True)
 
 
+def test_a_right_whose_revocation_cannot_be_kept_is_over_and_that_is_said(node: Standing) -> None:
+    with Queue[int]("jobs") as jobs:
+        url = jobs.restrict("put").url
+        handle = fiberq.open(url)
+        handle.put(1, sync=True)
+        in_the_way = node.log.parent / "revoked"
+        in_the_way.mkdir()
+        for _ in range(2):
+            assert "cannot be kept" in node.command("revoke", url, status=2)
+            with pytest.raises(AccessError, match="revoked"):
+                handle.put(2, sync=True)
+        in_the_way.rmdir()
+        assert "revoked" in node.command("revoke", url)
+        assert in_the_way.read_text()
+
+
 def test_no_secret_is_seen(node: Standing, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     key = key_of(node.url)
@@ -430,6 +558,7 @@ def test_no_secret_is_seen(node: Standing, caplog: pytest.LogCaptureFixture) -> 
             repr(config),
         ]
         shown += [str(jobs.stats()), node.command("ls"), node.command("stats", "jobs", "--interval", "0")]
+        shown += [node.command(*wrong, node.url, status=2) for wrong in (["ls"], ["stats"], ["stats", "jobs", "x"])]
         shown += [Path(f"/proc/{node.process.pid}/cmdline").read_text(), caplog.text, node.log.read_text()]
     node.stop(signal.SIGKILL)
     with pytest.raises(NodeError) as raised:
@@ -573,6 +702,20 @@ there.close()
 
 
 # -- bad settings --
+
+
+@pytest.mark.parametrize(
+    ("content", "said"), [(b"\xff\xfe\0", "no text"), (b"", "empty"), (b"\nzmq+tcp://h:1", "empty")]
+)
+@pytest.mark.usefixtures("transport")
+def test_a_node_file_without_a_url_is_a_clear_error(content: bytes, said: str, tmp_path: Path) -> None:
+    (tmp_path / "url").write_bytes(content)
+    config.node = str(tmp_path / "url")
+    try:
+        with pytest.raises(ConfigError, match=said):
+            Queue()
+    finally:
+        del config.node
 
 
 @pytest.mark.parametrize("text", ["nonsense", "zmq+tcp://short@127.0.0.1:1", "zmq+tcp://127.0.0.1"])

@@ -9,7 +9,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fiberq.access import Authority, Keys, Right, Url, kept_authority, make_keys, number_of, read_url, split_key
+from fiberq.access import (
+    Authority,
+    Keys,
+    Right,
+    Url,
+    kept_authority,
+    make_keys,
+    number_of,
+    read_url,
+    split_key,
+    state_directory,
+)
 from fiberq.errors import AccessError, AddressError, ConfigError
 
 KEYS = Keys(b"s" * 32, b"t" * 32)
@@ -85,7 +96,9 @@ def test_a_right_allows_what_it_names() -> None:
 
 def test_a_nodes_keys_are_kept_for_its_user_alone(tmp_path: Path) -> None:
     state = tmp_path / "a" / "state"
-    keys, authority = kept_authority(str(state))
+    with state_directory(str(state)):
+        keys, authority = kept_authority(str(state))
+    assert [each.name for each in state.iterdir()] == ["keys"]
     assert (state.stat().st_mode & 0o777, (state / "keys").stat().st_mode & 0o777) == (0o700, 0o600)
     authority.revoke(77)
     again, other = kept_authority(str(state))
@@ -100,6 +113,21 @@ def test_keys_that_others_can_read_are_refused(tmp_path: Path) -> None:
     (tmp_path / "keys").chmod(0o640)
     with pytest.raises(ConfigError, match="chmod 600"):
         kept_authority(str(tmp_path))
+
+
+def test_a_state_directory_is_one_nodes_and_one_users(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    with state_directory(str(state)), pytest.raises(ConfigError, match="another node"), state_directory(str(state)):
+        pass
+    state.chmod(0o770)
+    with pytest.raises(ConfigError, match="others could change"), state_directory(str(state)):
+        pass
+    state.chmod(0o755)
+    with state_directory(str(state)):
+        pass
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="cannot be used"), state_directory(str(tmp_path / "file" / "state")):
+        pass
 
 
 @pytest.mark.parametrize("text", ["", "{}", '{"secret": "00", "signing": "00"}', '{"secret": 1, "signing": 2}', "[]"])

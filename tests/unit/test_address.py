@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fiberq import address
-from fiberq.address import ENDS, Address, check_sock_type, parse, parse_handle
+from fiberq.address import ENDS, MAX_NAME, Address, check_name, check_sock_type, parse, parse_handle
 from fiberq.errors import AddressError, FiberqError
 
 ALNUM = string.ascii_letters + string.digits
@@ -148,6 +148,21 @@ def test_the_error_for_a_url_that_was_passed_by_mistake_hides_its_credential(url
     with pytest.raises(AddressError) as caught:
         parse(url)
     assert "SECRET" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["jobs", "a/b", "ä", "%41", "..", " ", "00c0ffee", "x" * MAX_NAME])
+def test_a_name_is_read_back_from_an_address(name: str) -> None:
+    written = Address("tcp", "h:1", check_name(name), None)
+    assert parse(address.format(written)) == written
+
+
+@pytest.mark.parametrize(
+    "name", ["", "a\nb", "\x1b[31m", "\ud800", "\0", "00c0ffee00c0ffee", "zmq+tcp://SECRET@h:1", "x" * (MAX_NAME + 1)]
+)
+def test_what_is_no_name_is_an_error_that_does_not_show_it(name: str) -> None:
+    with pytest.raises(AddressError, match="name must") as raised:
+        check_name(name)
+    assert not name or name not in str(raised.value)
 
 
 @pytest.mark.parametrize("sock_type", ["r", "w", "rw"])

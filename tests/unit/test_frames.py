@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fiberq.access import Authority, Right, make_keys
 from fiberq.errors import NodeError, ProtocolError
 from fiberq.protocol import frames
 from fiberq.protocol.broker import Broker
@@ -236,6 +237,32 @@ def test_a_connection_cannot_change_its_session() -> None:
     made = witness.request(0.0, op="create", channel=3, kind=["pull"])
     _exchange(broker, witness, 0.0)
     assert made.answer == {"id": 1, "channel": 3, "shut": False}
+
+
+def test_a_client_writes_no_lines_of_its_own_into_logs_and_tables(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    broker = Broker("node", authority=Authority(make_keys()))
+    for token in (b"", broker_token(broker)):  # who is refused, and who comes
+        client = Client("one", grace=True, token=token)
+        client.hello()
+        hello = {**frames.read_json(decode(drain(client.session)[0]).body), "host": "h\nprocess 1 came\x1b[2J"}
+        broker.message("peer", encode(Frame(frames.HELLO, 0, frames.pack_json(hello)), 0, 0, 0), 0.0)
+    assert [record.getMessage().isprintable() for record in caplog.records] == [True, True]
+
+
+def broker_token(broker: Broker) -> bytes:
+    assert broker._authority is not None
+    return broker._authority.sign(Right())
+
+
+def test_the_node_takes_no_name_that_is_none() -> None:
+    broker = Broker("node")
+    client = _greeted(broker, "client")
+    for name in ("", "a\nb", "00c0ffee00c0ffee"):
+        made = client.request(0.0, op="create", channel=3, kind=["pull"], name=name)
+        _exchange(broker, client, 0.0)
+        assert made.answer is not None
+        assert "name must" in made.answer["error"]
 
 
 @settings(max_examples=200)
