@@ -35,6 +35,8 @@ GRAIN = 0.02
 
 _INFO = struct.Struct("=2x B B 4x 44x I I")
 """What counts of `struct tcp_info`: retransmits, probes; the milliseconds since data came and since an answer came."""
+_PROBES = 10 if sys.platform == "linux" else 2
+"""After so many that are not answered the kernel ends the connection, if this process does not run."""
 _LONGEST_PAUSE = 44
 """`TCP_RTO_MAX_MS`, which Python does not name."""
 _IDLE = getattr(socket, "TCP_KEEPIDLE", None) or getattr(socket, "TCP_KEEPALIVE", None)
@@ -138,7 +140,7 @@ def _keep_alive(fd: int, heartbeat: float, ports: Container[int] | None) -> bool
         if _IDLE is not None:
             sock.setsockopt(socket.IPPROTO_TCP, _IDLE, seconds)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, seconds)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 2)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, _PROBES)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         if sys.platform == "linux":
             # Else a network that heals in time may hear of us too late: each attempt waits twice as long as the last.
@@ -157,6 +159,16 @@ def _read(fd: int) -> Reading:
         sock.detach()
     retransmits, probes, data, answer = _INFO.unpack(info)
     return Reading(retransmits + probes, min(data, answer) / 1000)
+
+
+def _ask_again(fd: int, heartbeat: float) -> None:
+    """Have a quiet connection probe at once, not only after a heartbeat: on a bad line two in a row may well be lost.
+    Linux does that when the time before the first probe is set anew, and is over."""
+    sock = _borrow(fd)
+    try:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, int(heartbeat))
+    finally:
+        sock.detach()
 
 
 def _shut_down(fd: int) -> None:
@@ -200,6 +212,8 @@ def _look(fd: int, each: _Watched) -> bool:
         if reading.attempts and _inode(fd) != each.inode:
             return False
         if not each.verdict.vanished(reading, time.monotonic()):
+            if reading.attempts:
+                _ask_again(fd, each.heartbeat)
             return True
         own = os.dup(fd)  # From here on it cannot become somebody else's.
         try:

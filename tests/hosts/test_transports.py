@@ -91,7 +91,7 @@ def test_delay_and_loss_of_packets_are_borne(network: Network) -> None:
         all_pairs.append(Pairs(every_kind(), Process(here), here, Process(there), f"loss of {loss:.0%}: "))
     for pairs in all_pairs:
         for process in (pairs.serving, pairs.connecting):
-            process.order("send", size=20_000, count=20)
+            process.order("send", size=5_000, count=20)
     wait(4 * HEARTBEAT)
     for pairs in all_pairs:
         pairs.await_all_received()
