@@ -35,6 +35,7 @@ from fiberq.links import connect, known
 from fiberq.protocol.kinds import Kind
 from fiberq.protocol.reader import Holder, Reader
 from fiberq.protocol.writer import SMALL, Item, Writer
+from fiberq.settings import config
 from fiberq.tree import Endpoint
 
 GATHER = 15
@@ -133,7 +134,7 @@ class Channel:
         Raises `HandleError` when the one with this name is of another kind.
         """
         number = link.create(number or new_number(), kind, sides, name, max_deliveries)
-        lasting = name is not None and link.endpoint.host is None  # a program's own node is never started anew
+        lasting = config.node is not None  # a program's own node is never started anew
         recipe = Recipe(name, kind, max_deliveries) if name is not None and lasting else None
         made = [cls(link.endpoint, number, side, recipe=recipe) for side in sides]
         for channel in made:

@@ -101,7 +101,8 @@ def at(node: str) -> Endpoint:
         if not node:
             raise ConfigError("config.node names a file whose first line is empty: a node's URL belongs there")
     url = read_url(node)
-    return Endpoint(resolve(url.transport or config.transport), url.address.node, url.key)
+    host = os.uname().nodename if url.address.scheme == "ipc" else None
+    return Endpoint(resolve(url.transport or config.transport), url.address.node, url.key, host=host)
 
 
 def forget(gone: Endpoint) -> None:

@@ -46,9 +46,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--advertise", metavar="HOST[:PORT]", help="how others reach it; default: this machine's address"
     )
     parser.add_argument(
-        "--grace", type=float, default=10.0, metavar="S", help="seconds for what is left, at the end (10)"
+        "--grace", type=_seconds, default=10.0, metavar="S", help="seconds for what is left, at the end (10)"
     )
     parser.add_argument("--quiet", action="store_true", help="do not log who comes and goes")
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 <= seconds < float("inf"):
+        raise argparse.ArgumentTypeError("it must be a number of seconds, 0 or more")
+    return seconds
 
 
 def run(arguments: argparse.Namespace) -> int:

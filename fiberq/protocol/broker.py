@@ -79,6 +79,9 @@ MAX_FLIGHTS: Final = 1000
 MAX_NAME: Final = 255
 """Characters of the name of a queue, a session, or a token."""
 
+LOOK_AT_LIMITS: Final = 1.0
+"""Seconds between two looks whether rights have expired."""
+
 LONGEST: Final = 1e9
 """Seconds that anything may last."""
 
@@ -211,7 +214,8 @@ class Broker:
         self._surveys: dict[int, Survey] = {}
         self._survey_count = 0
         self._names: dict[str, int] = {}  # channels that have a name
-        self._limited: dict[Member, float] = {}  # when the rights of processes expire that have some
+        self._limited: dict[Member, None] = {}  # processes whose rights expire
+        self._limits_at = float("inf")  # when to look at these
         default = self._device(DEFAULT_CHANNEL, Kind("pipe"))
         self._channels[DEFAULT_CHANNEL] = Channel(DEFAULT_CHANNEL, default, permanent=True)
 
@@ -317,8 +321,8 @@ class Broker:
         for number, survey in list(self._surveys.items()):
             if survey.until <= now:
                 self._finish_survey(number)
-        for member in [member for member, end in self._limited.items() if end <= now]:
-            self._deny(member, "the right has expired")
+        if self._limits_at <= now:
+            self._look_at_limits()
         if self._drowned:
             drowned, self._drowned = self._drowned, {}
             for member in drowned:
@@ -341,7 +345,7 @@ class Broker:
         """When `output` is to be called next, if nothing else happens; infinity when never."""
         times = [device.alarm for device in self._alarms.values() if device.alarm is not None]
         times += [survey.until for survey in self._surveys.values()]
-        times += self._limited.values()
+        times.append(self._limits_at)
         return min([*times, self._hang_up_at, self._timers.next()])
 
     def drain(self, now: float) -> None:
@@ -404,7 +408,8 @@ class Broker:
             member = self._members[name] = Member(name, hello, right)
             log.info("process %s on %s came", member.pid, member.host)
             if self._authority is not None and right.until:
-                self._limited[member] = self._now + self._authority.seconds_left(right)
+                self._limited[member] = None
+                self._look_at_limits()
         elif member.peer is not None:
             self._by_peer.pop(member.peer, None)
             member.session.disconnect()
@@ -906,18 +911,27 @@ class Broker:
         queues.sort(key=lambda each: (self._name(each[1]) is None, self._name(each[1]) or "", each[0]))
         return {"queues": [self._describe(number, channel) for number, channel in queues]}
 
-    def _stats(self, _: Member, request: dict[str, Any]) -> dict[str, Any]:
-        """Tell of one queue, and who uses it."""
+    def _stats(self, member: Member, request: dict[str, Any]) -> dict[str, Any]:
+        """Tell of one queue, and who uses it; one who may not do everything, only how many."""
         number = int(request["channel"])
         channel = self._channels.get(number)
         if channel is None:
             return _GONE
+        members = [each for each in channel.holders.items() if isinstance(each[0], Member)]
+        known = member.right.holds is None
         return self._describe(number, channel) | {
-            "readers": [self._who(each) for each in channel.device.readers],
-            "writers": [
-                self._who(each) for each, sides in channel.holders.items() if isinstance(each, Member) and "w" in sides
-            ],
+            "readers": [self._who(each, known) for each in channel.device.readers],
+            "writers": [self._who(each, known) for each, sides in members if "w" in sides],
         }
+
+    def _look_at_limits(self) -> None:
+        """End the rights that have expired, by the calendar: this node's own clock stands still while it is stopped."""
+        assert self._authority is not None
+        left = {member: self._authority.seconds_left(member.right) for member in self._limited}
+        for member in [member for member, seconds in left.items() if seconds <= 0]:
+            self._deny(member, "the right has expired")
+            del left[member]
+        self._limits_at = self._now + min(LOOK_AT_LIMITS, *left.values()) if left else float("inf")
 
     def _describe(self, number: int, channel: Channel) -> dict[str, Any]:
         device = channel.device
@@ -938,7 +952,9 @@ class Broker:
     def _name(self, channel: Channel) -> str | None:
         return channel.names[0] if len(channel.names) > 1 else None
 
-    def _who(self, member: Any) -> dict[str, Any]:
+    def _who(self, member: Any, known: bool) -> dict[str, Any]:
+        if not known:
+            return {"host": None, "pid": None, "away": member.peer is None}
         return {"host": member.host, "pid": member.pid, "away": member.peer is None}
 
     def _purge(self, _: Member, request: dict[str, Any]) -> dict[str, Any]:
