@@ -67,6 +67,8 @@ class PushDevice(Device):
         if reader is not None:
             put_in_place(reader.queue, runs)
             self._serve(reader, now)
+        elif not runs:
+            pass  # nobody's queue changes, and there may be thousands
         elif not self._ring:
             put_in_place(self._backlog, _singly(runs))
         elif count(runs) + max(count(self.readers[key].queue) for key in self._ring) <= MAX_SORTED:

@@ -112,7 +112,7 @@ def what_comes_back_goes_to_the_end() -> Iterator[None]:
         yield
 
 
-@mutant("kill")
+@mutant("kill", "kill")
 def what_a_dead_reader_held_is_forgotten() -> Iterator[None]:
     lost = Device.lost
 
@@ -156,7 +156,7 @@ def a_recall_returns_what_was_started_too() -> Iterator[None]:
         yield
 
 
-@mutant()
+@mutant("lease")
 def a_lease_does_not_run_out() -> Iterator[None]:
     with patch.object(Device, "lease_until", lambda self, key, *_: key in self.readers):
         yield
@@ -201,13 +201,13 @@ def who_breaks_off_is_taken_for_dead_at_once() -> Iterator[None]:
         yield
 
 
-@mutant("kill")
+@mutant("kill", "kill", "bound")
 def the_slots_of_a_dead_writer_are_kept() -> Iterator[None]:
     with patch.object(Slots, "lost", lambda *_: None):
         yield
 
 
-@mutant()
+@mutant("ahead")
 def nobody_is_asked_to_give_back() -> Iterator[None]:
     with patch.object(PullDevice, "_slowest", lambda _: None):
         yield

@@ -128,7 +128,8 @@ class Plan:
 
     @classmethod
     def random(cls, random: Random, certain: Sequence[str] = ()) -> Plan:
-        """Any plan, where the faults of `certain` happen, and others may; "chain": where results go on."""
+        """Any plan, where the faults of `certain` happen, and others may. "chain": results go on; "lease": items are
+        leased by name, some for too short; "bound": queues are small; "ahead": readers ask ahead, and then are slow."""
         latency = random.choice((0.0001, 0.001, 0.001, 0.01))
         chained = "chain" in certain
         number = 2 if chained else random.choice((1, 1, 1, 2, 2, 3))
@@ -142,6 +143,15 @@ class Plan:
             grace=random.random() < 0.75,
             goodbye=random.choice((0.0, 0.5, 1.0)),
         )
+        for traffic in plan.channels:
+            if "lease" in certain and traffic.kind in ("pull", "push"):
+                traffic.manners, traffic.durations, traffic.work = ("lease",), (0.05,), (0.00001, 0.2)
+            if "ahead" in certain:
+                traffic.kind, traffic.maxsize, traffic.readers, traffic.threads = "pull", 0, 3, 1
+                traffic.items, traffic.burst, traffic.end = 100, 300, "stop"
+                traffic.manners, traffic.timeouts, traffic.work = ("get",), (None,), (0.00001,) * 20 + (0.5,)
+            if "bound" in certain and traffic.kind in ("pull", "joinable"):
+                traffic.maxsize = random.choice((1, 3))
         for place, traffic in enumerate(plan.channels[:-1]):
             if traffic.kind != "pipe" and (chained or random.random() < 0.4):
                 traffic.into = random.randrange(place + 1, number)

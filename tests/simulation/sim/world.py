@@ -189,9 +189,8 @@ class World:
         while tokens and not creator.leaving:  # the lifelines of children
             yield 0.1
             for token, process in list(tokens.items()):
-                if not process.there:
+                if not process.there:  # whether it used the handle or not
                     creator.client.tell(creator.now, op="landed", token=token)
-                if not process.there or token not in process.tokens.values():
                     del tokens[token]
 
     def _hand(self, process: Process, channel: Channel, side: str, tokens: dict[str, Process]) -> None:
