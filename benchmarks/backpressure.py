@@ -11,7 +11,6 @@ import multiprocessing
 import sys
 import time
 from multiprocessing.process import BaseProcess
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -19,6 +18,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 import fiberq
+from fiberq.bench.memory import own_node, resident
 
 MB = 1e6
 
@@ -42,34 +42,13 @@ def consume(queue: Any, pause: Any, done: Any) -> None:
     done.put(count)
 
 
-def resident(pid: int) -> int:
-    """Bytes of memory that a process has."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmRSS"):
-            return int(line.split()[1]) * 1024
-    return 0
-
-
-def newest_node_of(pid: int) -> int:
-    """The node that a process started last."""
-    nodes = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-            if parent == pid and b"fiberq.node" in (entry / "cmdline").read_bytes():
-                nodes.append(int(entry.name))
-        except (OSError, ValueError):
-            pass
-    return max(nodes)
-
-
 def measure(transport: str, options: argparse.Namespace, advance: Any) -> list[str]:
     """One row of the table."""
     context = multiprocessing.get_context("spawn")
     pause, stop, done = context.Value("d", 0.001), context.Event(), context.SimpleQueue()
     fiberq.config.update(transport=transport, max_bytes=int(options.limit * MB))
     queue: fiberq.SimpleQueuePull[Any] = fiberq.SimpleQueuePull()
-    node = newest_node_of(multiprocessing.current_process().pid or 0)
+    node = own_node()
     empty = resident(node)
     consumer = context.Process(target=consume, args=(queue, pause, done))
     producers = [context.Process(target=produce, args=(queue, options.size, stop, done)) for _ in range(3)]
@@ -77,11 +56,11 @@ def measure(transport: str, options: argparse.Namespace, advance: Any) -> list[s
     for process in everyone:
         process.start()
     most, deadline = (
-        dict.fromkeys([node, *(process.pid or 0 for process in everyone)], 0),
+        dict.fromkeys([node, *(process.pid for process in everyone)], 0),
         time.monotonic() + options.seconds,
     )
     while time.monotonic() < deadline:
-        most = {pid: max(seen, resident(pid)) for pid, seen in most.items()}
+        most = {pid: max(seen, resident(pid) or 0) for pid, seen in most.items()}
         time.sleep(0.05)
         advance()
     pause.value = 0.0
@@ -93,12 +72,12 @@ def measure(transport: str, options: argparse.Namespace, advance: Any) -> list[s
         process.join()
     assert got == sum(put), "items were lost"
     queue.close()
-    producer = max(most[process.pid or 0] for process in producers)
+    producer = max(most[process.pid] for process in producers)
     return [
         transport,
         f"{got:,}",
         f"{got * options.size / MB:,.0f}",
-        *(f"{each / MB:,.0f}" for each in (empty, most[node], producer)),
+        *(f"{(each or 0) / MB:,.0f}" for each in (empty, most[node], producer)),
     ]
 
 

@@ -17,6 +17,7 @@ from ..errors import FiberqError
 __all__ = ["COMMANDS", "main"]
 
 COMMANDS = {
+    "bench": ("fiberq.cli.bench", "measure queues beside those of multiprocessing, and others"),
     "contract": ("fiberq.cli.contract", "test a transport against the contract, rule by rule"),
     "dead-letters": ("fiberq.cli.dead_letters", "list the items that failed too often; put them back, or drop them"),
     "delete": ("fiberq.cli.delete", "end a queue of a node for all who use it"),
