@@ -234,6 +234,8 @@ class Broker:
                 self._refuse(
                     self._by_peer[peer], str(error) if known else f"a frame cannot be read ({type(error).__name__})"
                 )
+            else:
+                self._stranger(peer)
 
     def _ask_hello(self, peer: Hashable) -> None:
         self._answer_stranger(peer, Frame(frames.HELLO_FIRST))

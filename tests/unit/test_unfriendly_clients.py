@@ -94,6 +94,13 @@ def test_who_says_no_hello_is_hung_up_on(broker: Broker) -> None:
     assert not broker._strangers
 
 
+@pytest.mark.parametrize("message", [[], [b"nonsense"], encode(Frame(frames.HELLO, 0, (b"{",)), 0, 0, 0)])
+def test_who_sends_nonsense_is_hung_up_on(broker: Broker, message: Any) -> None:
+    broker.message("stranger", message, 0.0)
+    broker.output(limits.HELLO_WITHIN)
+    assert broker.drops() == ["stranger"]
+
+
 def test_strangers_are_not_kept_without_end(broker: Broker) -> None:
     for number in range(3 * limits.MAX_STRANGERS):
         Peer(broker, number).say(Frame(frames.ACK), 0)
