@@ -65,7 +65,8 @@ MAX_WAITING: Final = 50_000
 
 MAX_UNREAD: Final = 4096
 MAX_UNREAD_BYTES: Final = 4 << 20
-"""Answers that a process has not acknowledged, and their bytes, when it may ask no more."""
+FEW_UNREAD: Final = 64
+"""Answers that a process has not acknowledged, and their bytes, when it may ask no more; so few may be of any size."""
 
 UNDER_WAY: Final = 4
 OVERDRAFT: Final = 64 << 20
@@ -113,8 +114,8 @@ class Member:
         self.flights: dict[str, dict[int, str]] = {}  # token -> what the handle in flight holds
 
     def answer(self, frame: Frame, now: float) -> None:
-        """Send what it asked for."""
-        size = sum(map(len, frame.body)) + sum(map(len, frame.parts))
+        """Send what it asked for. An item in it is there anyway."""
+        size = sum(map(len, frame.body))
         self.unread.append((self.session.send(frame, now), size))
         self.unread_bytes += size
 
@@ -123,7 +124,7 @@ class Member:
         """Whether it acknowledges the answers that it gets."""
         while self.unread and self.unread[0][0] <= self.session.acknowledged:
             self.unread_bytes -= self.unread.popleft()[1]
-        return len(self.unread) < MAX_UNREAD and self.unread_bytes < MAX_UNREAD_BYTES
+        return len(self.unread) < FEW_UNREAD or (len(self.unread) < MAX_UNREAD and self.unread_bytes < MAX_UNREAD_BYTES)
 
 
 class Stranger:

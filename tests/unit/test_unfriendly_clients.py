@@ -168,6 +168,17 @@ def test_who_asks_and_does_not_read_is_cut_off(broker: Broker) -> None:
     assert "does not read" in why
 
 
+def test_a_few_answers_of_any_size_are_no_breach(broker: Broker) -> None:
+    peer = member(broker, ("jobs", "rw"))
+    (target,) = (each for each in broker._members.values() if each.peer == peer.peer)
+    target.answer(Frame(frames.REPLY, 0, (bytes(2 * limits.MAX_UNREAD_BYTES),), (bytes(1 << 20),)), 0.0)
+    for _ in range(limits.FEW_UNREAD - 1):
+        peer.ask(op="find", name="x")
+    assert peer.refusal() is None
+    peer.ask(op="find", name="x")
+    assert "does not read" in str(peer.refusal())
+
+
 def test_answers_that_are_read_are_given_without_end(broker: Broker) -> None:
     peer = member(broker, ("jobs", "rw"))
     for _ in range(3 * limits.MAX_UNREAD):
