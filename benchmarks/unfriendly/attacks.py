@@ -305,6 +305,24 @@ def huge_length(target: Target, seconds: float) -> int:
     return again_and_again(seconds, attempt)
 
 
+def fill(target: Target, seconds: float) -> int:
+    """Much, in one long frame, from who has not shown a key; as one attacker for each of ten connections."""
+    long = {"zmq": GREETINGS["zmq"] + b"\x06" + (1 << 29).to_bytes(8, "big")}
+
+    def attempt() -> int:
+        beginning = long.get(target.transport, GREETINGS[target.transport])
+        with contextlib.ExitStack() as stack:
+            socks = [stack.enter_context(raw(target)) for _ in range(10)]
+            for sock in socks:
+                _send_all(sock, beginning)
+            for _ in range(30):
+                for sock in socks:
+                    _send_all(sock, bytes(1 << 20))
+        return 10
+
+    return again_and_again(seconds, attempt)
+
+
 def bomb(target: Target, seconds: float) -> int:
     """A pickle bomb from who has no key: as raw bytes, and as a frame of a client with another key."""
     data = pickle.dumps(Bomb(target.bomb))
@@ -493,6 +511,7 @@ ATTACKS: dict[str, Callable[[Target, float], int]] = {
     "connections": flood,
     "random bytes": random_bytes,
     "length 2**63": huge_length,
+    "300 MiB before a key": fill,
     "pickle bomb": bomb,
     "mutated frames": mutated,
     "replayed frames": replayed,

@@ -67,7 +67,8 @@ MAX_WAITING: Final = 50_000
 
 MAX_UNREAD: Final = 4096
 MAX_UNREAD_BYTES: Final = 4 << 20
-"""Answers that a process has not acknowledged, and their bytes, when it may ask no more."""
+FEW_UNREAD: Final = 64
+"""Answers that a process has not acknowledged, and their bytes, when it may ask no more; so few may be of any size."""
 
 UNDER_WAY: Final = 4
 OVERDRAFT: Final = 64 << 20
@@ -122,8 +123,8 @@ class Member:
         return self.session.due() if self.expires is None else self.expires
 
     def answer(self, frame: Frame, now: float) -> None:
-        """Send what it asked for."""
-        size = sum(map(len, frame.body)) + sum(map(len, frame.parts))
+        """Send what it asked for. An item in it is there anyway."""
+        size = sum(map(len, frame.body))
         self.unread.append((self.session.send(frame, now), size))
         self.unread_bytes += size
 
@@ -132,7 +133,7 @@ class Member:
         """Whether it acknowledges the answers that it gets."""
         while self.unread and self.unread[0][0] <= self.session.acknowledged:
             self.unread_bytes -= self.unread.popleft()[1]
-        return len(self.unread) < MAX_UNREAD and self.unread_bytes < MAX_UNREAD_BYTES
+        return len(self.unread) < FEW_UNREAD or (len(self.unread) < MAX_UNREAD and self.unread_bytes < MAX_UNREAD_BYTES)
 
 
 class Stranger:
@@ -244,6 +245,8 @@ class Broker:
                 self._refuse(
                     self._by_peer[peer], str(error) if known else f"a frame cannot be read ({type(error).__name__})"
                 )
+            else:
+                self._stranger(peer)
 
     def _ask_hello(self, peer: Hashable) -> None:
         self._answer_stranger(peer, Frame(frames.HELLO_FIRST))

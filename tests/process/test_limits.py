@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -153,6 +154,38 @@ def test_who_does_not_shake_hands_is_hung_up_on(served: Served) -> None:
             except ConnectionResetError:
                 pass
     assert not is_lost(client)
+
+
+BEGINNINGS = {
+    "zmq": b"\xff"
+    + bytes(7)
+    + b"\x01\x7f\x03\x01"
+    + b"CURVE".ljust(20, b"\0")
+    + bytes(32)
+    + b"\6"
+    + (1 << 29).to_bytes(8, "big"),
+    "nng": b"\x16\x03\x03\xff\xff",
+    "stream": b"\x16\x03\x03\xff\xff",
+}
+"""Of a handshake with one very long piece."""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="libzmq does not tell, and neither does this system")
+def test_who_is_not_admitted_cannot_fill_the_memory(served: Served, transport: str) -> None:
+    served.start()
+    client, _ = served.greeted()
+    sent = 0
+    with served.raw() as stranger:
+        try:
+            stranger.sendall(BEGINNINGS[transport])
+            for _ in range(500):
+                stranger.sendall(bytes(1 << 20))
+                sent += 1
+        except OSError:
+            pass
+    assert sent < 400
+    client.send([b"still here"])
+    until(lambda: isinstance(served.events[-1], Message))
 
 
 def test_it_can_be_waited_for_as_long_as_one_likes(served: Served) -> None:

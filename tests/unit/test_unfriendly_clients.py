@@ -94,6 +94,13 @@ def test_who_says_no_hello_is_hung_up_on(broker: Broker) -> None:
     assert not broker._strangers
 
 
+@pytest.mark.parametrize("message", [[], [b"nonsense"], encode(Frame(frames.HELLO, 0, (b"{",)), 0, 0, 0)])
+def test_who_sends_nonsense_is_hung_up_on(broker: Broker, message: Any) -> None:
+    broker.message("stranger", message, 0.0)
+    broker.output(limits.HELLO_WITHIN)
+    assert broker.drops() == ["stranger"]
+
+
 def test_strangers_are_not_kept_without_end(broker: Broker) -> None:
     for number in range(3 * limits.MAX_STRANGERS):
         Peer(broker, number).say(Frame(frames.ACK), 0)
@@ -159,6 +166,17 @@ def test_who_asks_and_does_not_read_is_cut_off(broker: Broker) -> None:
     peer = member(broker, ("jobs", "rw"), number=2)
     why = until_refused(peer, lambda: peer.say(Frame(frames.PUT, 99)), limits.MAX_UNREAD + 2)
     assert "does not read" in why
+
+
+def test_a_few_answers_of_any_size_are_no_breach(broker: Broker) -> None:
+    peer = member(broker, ("jobs", "rw"))
+    (target,) = (each for each in broker._members.values() if each.peer == peer.peer)
+    target.answer(Frame(frames.REPLY, 0, (bytes(2 * limits.MAX_UNREAD_BYTES),), (bytes(1 << 20),)), 0.0)
+    for _ in range(limits.FEW_UNREAD - 1):
+        peer.ask(op="find", name="x")
+    assert peer.refusal() is None
+    peer.ask(op="find", name="x")
+    assert "does not read" in str(peer.refusal())
 
 
 def test_answers_that_are_read_are_given_without_end(broker: Broker) -> None:

@@ -26,6 +26,7 @@ from fiberq.errors import AddressError, ClosedError, TransportError
 from fiberq.vanished import watch
 
 from .base import DONTWAIT, EVENTS, RCVMORE, SNDMORE, Base, parse
+from .greeting import hang_up, progress
 from .wire import PROBE, Malformed, decode, encode
 
 __all__ = ["ZmqServer"]
@@ -36,6 +37,9 @@ LOOK = 0.005
 LOOK_AGAIN = 1.0
 """Seconds after which messages are looked for although the descriptor is quiet. Amid connections that sent garbage and
 went, libzmq has been seen not to tell of messages; rarely, and why is not known."""
+
+STRANGERS = 256
+"""Connections that may be at their handshake: one more, and the oldest has to go."""
 
 PROBE_EVERY, PROBE_FOR = 0.01, 0.15
 """Seconds: libzmq needs a few turns of its own before a send to a dead peer fails."""
@@ -89,6 +93,9 @@ class ZmqServer(Base, ServerSocket):
         self._settling: list[Descriptor] = []
         self._suspects: dict[bytes, float] = {}
         self._connections = 0
+        self._greeting: dict[
+            int, None
+        ] = {}  # descriptors of connections that may not be admitted yet, the oldest first
         self._leaving: dict[bytes, None] = {}
         self._round = 0
         self._idle = False
@@ -126,7 +133,8 @@ class ZmqServer(Base, ServerSocket):
                     return event
                 deadline = None if timeout is None else monotonic() + timeout
                 while True:
-                    pause = monotonic() + (PROBE_EVERY if self._suspects else LOOK_AGAIN)
+                    soon = self._suspects or self._greeting
+                    pause = monotonic() + (PROBE_EVERY if soon else LOOK_AGAIN)
                     if deadline is None or pause < deadline:
                         self._wait(pause)
                         self._idle = False
@@ -169,7 +177,7 @@ class ZmqServer(Base, ServerSocket):
                 self._look()  # of those with one number, only the newest is alive
                 for number, descriptor in self._descriptors.items():
                     if descriptor.peer == peer and descriptor.open:
-                        _hang_up(number)
+                        hang_up(number)
 
     def close(self) -> None:
         super().close()
@@ -308,17 +316,32 @@ class ZmqServer(Base, ServerSocket):
                 descriptor.peer = None
             self._connections += (event == zmq.EVENT_ACCEPTED) - descriptor.open
             descriptor.open = event == zmq.EVENT_ACCEPTED
+            self._greeting.pop(number, None)
             if descriptor.open and self._connections > self.max_connections:
-                _hang_up(number)
+                hang_up(number)
+            elif descriptor.open and self._user is not None:
+                self._greeting[number] = None
             if descriptor.open:
                 descriptor.unseen += 1
                 if self._ports:
                     watch(number, self._heartbeat, self._ports)
             else:
                 self._settling.append(descriptor)
+        if self._greeting:
+            self._look_at_greetings()
         if self._suspects and now >= self._probe_at:
             self._probe_at = now + PROBE_EVERY
             self._probe(now)
+
+    def _look_at_greetings(self) -> None:
+        """libzmq itself ends those that take too long."""
+        for number in list(self._greeting):
+            too_much = progress(number)
+            if too_much is None:
+                del self._greeting[number]
+            elif too_much or len(self._greeting) > STRANGERS:
+                del self._greeting[number]
+                hang_up(number)
 
     def _probe(self, now: float) -> None:
         for peer, until in list(self._suspects.items()):
@@ -352,12 +375,6 @@ class ZmqServer(Base, ServerSocket):
         del self._leaving[peer]
         self._peers.discard(peer)
         return PeerLost(peer)
-
-
-def _hang_up(number: int) -> None:
-    """End the connection at a descriptor of libzmq's, which has no call for that, and sees its end as any other."""
-    with suppress(OSError), socket.socket(fileno=os.dup(number)) as sock:
-        sock.shutdown(socket.SHUT_RDWR)
 
 
 def _follows(newer: bytes, older: bytes) -> bool:
