@@ -253,7 +253,7 @@ class Device(ABC):
             return
         reader.recalled_at = None
         reader.limit = reader.next  # its credit was for items that it could start
-        runs = [lease.run for first, end in ranges for lease in reader.take_back(first, end)]
+        runs = [lease.run for first, end in ranges if first < end for lease in reader.take_back(first, end)]
         self._put_back(reader, runs, now)
 
     def recall(self, key: Key, now: float) -> None:  # noqa: B027 - where nothing is sent ahead, nothing goes back

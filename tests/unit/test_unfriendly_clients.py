@@ -253,6 +253,17 @@ def test_a_right_keeps_few_handles_in_flight(broker: Broker) -> None:
     assert not any(isinstance(each, str) for each in broker._channels[JOBS].holders)
 
 
+def test_a_range_that_ends_before_it_begins_gives_nothing_back(broker: Broker) -> None:
+    peer = member(broker, ("jobs", "rw"))
+    peer.ask(op="open", holds=[[JOBS, "rw"]])
+    peer.say(Frame(frames.PUT, JOBS, pack_items((1).to_bytes(4, sys.byteorder) * 9, (b"123456789",))))
+    peer.say(Frame(frames.READY, JOBS, pack_ready(Ready(9, 0, 0))))
+    peer.say(Frame(frames.RETURN, JOBS, frames.pack_ranges([(5, 2), (4, 4)])))
+    device = broker._channels[JOBS].device
+    (lease,) = next(iter(device.readers.values())).leases
+    assert (len(lease.run), list(device.queued()), device.bytes) == (9, [], 9)
+
+
 def test_a_report_names_so_many_ranges(broker: Broker) -> None:
     peer = member(broker, ("jobs", "r"))
     peer.ask(op="open", holds=[[JOBS, "r"]])
