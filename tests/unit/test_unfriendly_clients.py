@@ -232,7 +232,7 @@ def test_names_are_bounded(broker: Broker) -> None:
     owner = Peer(broker, "owner")
     owner.sent = 2
     owner.ask(op="create", channel=99, kind=["pull", 0], name="x" * 256)
-    assert "at most 255 characters" in read_json(owner.listen()[-1].body)["error"]
+    assert "1 to 255 characters" in read_json(owner.listen()[-1].body)["error"]
     owner.hello(session="x" * 256)
     assert owner.refusal()
 
