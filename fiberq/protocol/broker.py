@@ -141,7 +141,7 @@ class Stranger:
 
     def __init__(self, until: float) -> None:
         self.until = until
-        self.answered = float("-inf")  # when it was last asked for its hello, or told why it was refused
+        self.answered: dict[int, float] = {}  # when it was last asked for its hello, and told why it was refused
         self.refused = False  # it is not listened to any more
 
 
@@ -255,9 +255,9 @@ class Broker:
         """Answer, but not each message: who does not read would make the transport keep the answers. Return whether
         this one was."""
         stranger = self._stranger(peer)
-        if self._now - stranger.answered < ASK_AGAIN:
+        if self._now - stranger.answered.get(frame.kind, float("-inf")) < ASK_AGAIN:
             return False
-        stranger.answered = self._now
+        stranger.answered[frame.kind] = self._now
         self._aside(peer, frame)
         return True
 

@@ -31,7 +31,8 @@ def test_two_thousand_queues_use_no_further_descriptor_or_thread() -> None:
         queues: list[Queue[int]] = [(Queue, JoinableQueue)[n % 2](n % 3) for n in range(2000)]
         for n, q in enumerate(queues):
             q.put(n)
-        assert (descriptors(), threading.active_count()) == before
+        assert descriptors() == before[0]
+        assert threading.active_count() <= before[1]
         assert [q.qsize() for q in queues[::100]] == [1] * 20
         assert [q.get(timeout=PATIENCE) for q in queues] == list(range(2000))
         for q in queues:

@@ -270,3 +270,12 @@ def test_a_report_names_so_many_ranges(broker: Broker) -> None:
     held = [(2 * number, 2 * number + 1) for number in range(frames.MAX_RANGES + 1)]
     peer.say(Frame(frames.READY, JOBS, pack_ready(Ready(1, 1 << 40, 0, held))))
     assert "too long" in str(peer.refusal())
+
+
+def test_who_was_taken_for_dead_is_told_so_at_once() -> None:
+    """It is asked for its hello first, and may not wait for a second answer then."""
+    late = Peer(Broker("node"), "late")
+    late.say(Frame(frames.READY, JOBS, pack_ready(Ready(1, 0, 1))), 5)
+    assert [each.kind for each in late.listen()] == [frames.HELLO_FIRST]
+    late.hello(2, resume=True, node="node")
+    assert "the session ended" in (late.refusal() or "")
