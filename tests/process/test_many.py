@@ -37,7 +37,8 @@ def test_two_thousand_queues_use_no_further_descriptor_or_thread() -> None:
         assert [q.get(timeout=PATIENCE) for q in queues] == list(range(2000))
         for q in queues:
             q.close()
-        assert (descriptors(), threading.active_count()) == before
+        assert descriptors() == before[0]
+        assert threading.active_count() <= before[1]
         first.put(1)
         assert first.get(timeout=PATIENCE) == 1
 
