@@ -16,7 +16,9 @@ from runs import Runs, install  # noqa: E402
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--full", action="store_true", help="test all wrong transports, and against all rules: half an hour")
+    parser.addoption(
+        "--full", action="store_true", help="test all wrong transports, and against all rules: half an hour"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
