@@ -27,18 +27,18 @@ def test_two_thousand_queues_use_no_further_descriptor_or_thread() -> None:
     with Queue[int]() as first:
         first.put(0)
         assert first.get() == 0
-        before = descriptors(), threading.active_count()
+        before, threads = descriptors(), set(threading.enumerate())  # one of an earlier test may end meanwhile
         queues: list[Queue[int]] = [(Queue, JoinableQueue)[n % 2](n % 3) for n in range(2000)]
         for n, q in enumerate(queues):
             q.put(n)
-        assert descriptors() == before[0]
-        assert threading.active_count() <= before[1]
+        assert descriptors() == before
+        assert set(threading.enumerate()) <= threads
         assert [q.qsize() for q in queues[::100]] == [1] * 20
         assert [q.get(timeout=PATIENCE) for q in queues] == list(range(2000))
         for q in queues:
             q.close()
-        assert descriptors() == before[0]
-        assert threading.active_count() <= before[1]
+        assert descriptors() == before
+        assert set(threading.enumerate()) <= threads
         first.put(1)
         assert first.get(timeout=PATIENCE) == 1
 
