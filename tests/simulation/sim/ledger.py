@@ -37,7 +37,8 @@ class Ledger:
         self.ending: set[tuple[bytes, str]] = set()  # the program has asked that its lease be finished
         self.settled: dict[bytes, float] = {}  # when a program knew that its lease was finished, and for good
         self.taken: dict[tuple[bytes, str], float] = {}  # was taken from a process that did not answer
-        self.returned: dict[tuple[bytes, str], float] = {}  # the program gave it back, or left it undone
+        self.returned: dict[tuple[bytes, str], float] = {}  # the program gave it back, or left it undone, first
+        self.kept: Counter[tuple[bytes, str]] = Counter()  # how often it was got, and not given back
         self.leased: dict[tuple[bytes, str], float] = {}  # when the lease runs out at the earliest
         self.moved: set[bytes] = set()  # was with a reader who gave it back, or lost it: others may overtake it
         self.perished: set[bytes] = set()  # pipe messages that a process had when it died
@@ -52,6 +53,7 @@ class Ledger:
         got = Got(item, process, self.now)
         self.got.append(got)
         self.receivers[item].append(got)
+        self.kept[item, process] += 1
         self.inside[channel].pop(item, None)
 
     def finishes(self, item: bytes, process: str) -> None:
@@ -59,6 +61,7 @@ class Ledger:
 
     def gives_back(self, item: bytes, process: str) -> None:
         self.returned.setdefault((item, process), self.now)
+        self.kept[item, process] -= 1
 
 
 FIRST_RESULT: Final = 10**6

@@ -67,7 +67,7 @@ def missing(world: World, channel: Channel, items: Iterable[bytes]) -> list[byte
         key = got.item, got.process
         if not keeps or key in ledger.finished or key in ledger.ending:
             return True
-        return by_name[got.process].alive and key not in ledger.returned
+        return by_name[got.process].alive and ledger.kept[key] > 0
 
     return [
         item
