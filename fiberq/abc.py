@@ -155,8 +155,12 @@ class ClientSocket(ABC):
 
     @abstractmethod
     def fileno(self) -> int:
-        """Return a descriptor, the same for the socket's whole life, that is readable exactly while `recv(0)` would
-        return a message or raise: level-triggered, for `select`, `poll` and `epoll`, from any thread."""
+        """Return a descriptor, the same for the socket's whole life, that is readable while `recv(0)` would return a
+        message or raise: level-triggered, for `select`, `poll` and `epoll`, from any thread.
+
+        It may be readable, too, when part of a message has come, but not once `recv(0)` has returned `None` for that:
+        who polls must not be woken again and again by what he cannot have yet.
+        """
 
     @abstractmethod
     def close(self) -> None:

@@ -23,6 +23,7 @@ from fiberq.codec import (
     decode,
     decode_bytes,
     encode,
+    encode_all,
     encode_bytes,
     is_shared,
     sending,
@@ -190,18 +191,19 @@ class Channel:
 
     def put_many(self, objs: Iterable[object], timeout: float | None = None) -> int:
         """Put objects, all of which are pickled first; return how many a bounded queue had room for in `timeout`."""
-        items = [encode(obj) for obj in objs]
+        items = encode_all(list(objs))
         deadline = _deadline(timeout)
         link = self._attach_by(deadline)
         if link is None:
             return 0
         writer = self._attached_writer(link)
-        for item in items:
+        small = set(map(type, items)) == {bytes} and max(map(len, items)) < SMALL
+        for item in items if not small else [max(items, key=len)]:
             link.check_size(unladen(item)[0])
-        if timeout is not None:
+        if timeout is not None and not small:
             items = [each if isinstance(each, Laden) else _own(each) for each in items]
-        if writer.permits is None and Laden not in set(map(type, items)):
-            return link.put_all(writer, cast("list[Item]", items), deadline)
+        if writer.permits is None and (small or Laden not in set(map(type, items))):
+            return link.put_all(writer, cast("list[Item]", items), deadline, small)
         for number, each in enumerate(items):
             if timeout is not None or not self._gather(link, writer, each):
                 item, flights = unladen(each)
@@ -257,12 +259,11 @@ class Channel:
         if item is None:
             return []
         objects, items = [decode(item)], link.take_more(reader, most - 1) if most > 1 else []
-        for number, item in enumerate(items):
-            try:
-                objects.append(decode(item))
-            except BaseException:  # it is for the next call to raise, which has nothing else to return
-                link.untake(reader, items[number:])
-                break
+        try:
+            for item in items:
+                objects.append(loads(item) if type(item) is bytes and item[0] == PICKLE else decode(item))
+        except BaseException:  # it is for the next call to raise, which has nothing else to return
+            link.untake(reader, items[len(objects) - 1 :])
         return objects
 
     def take_lease(self, holder: Holder, timeout: float | None, duration: float | None) -> tuple[int, int, Any] | None:

@@ -11,6 +11,7 @@ import pickle
 import threading
 from collections.abc import Callable, Sequence
 from io import BytesIO
+from itertools import repeat
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 from fiberq.abc import MAX_PARTS, Buffer
@@ -100,6 +101,15 @@ def encode(obj: object) -> Item | Laden:
         data, flights = _pickle_with_care(obj, keep_in_band, raws, error)
     item = (data, *raws) if raws or len(data) >= LARGE else data
     return Laden(item, flights) if flights else item
+
+
+def encode_all(objs: Sequence[object]) -> Sequence[Item | Laden]:
+    """As `encode`, for each."""
+    if SIMPLE.issuperset(map(type, objs)):
+        items = list(map(_dumps, objs, repeat(5)))
+        if max(map(len, items), default=0) < LARGE:
+            return items
+    return [encode(obj) for obj in objs]
 
 
 def decode(item: Buffer | Sequence[Buffer]) -> Any:

@@ -327,8 +327,9 @@ class Link(Driven):
         self._transmit(now)
         self._io_needed(writer)
 
-    def put_all(self, writer: Writer, items: Sequence[Item], deadline: float | None) -> int:
-        """Take items; return how many there was room for by `deadline`. Blocks as `put` does."""
+    def put_all(self, writer: Writer, items: Sequence[Item], deadline: float | None, small: bool) -> int:
+        """Take items, which may all be known to be `small`; return how many there was room for by `deadline`. Blocks as
+        `put` does."""
         for start in range(0, len(items), MAX_GATHERED):
             some = items[start : start + MAX_GATHERED]
             if not (_has_room(writer) or self._wait_for_room(writer, deadline)):
@@ -336,9 +337,10 @@ class Link(Driven):
             with self._lock:
                 self._check(writer)
                 writer.items += some
-                writer.bulk += sum(filter(SMALL.__le__, map(size_of, some)))
+                if not small:
+                    writer.bulk += sum(filter(SMALL.__le__, map(size_of, some)))
                 self._move(writer, time.monotonic())
-            if any(map(codec.is_shared, some)):
+            if not small and any(map(codec.is_shared, some)):
                 self.flush([writer], None)
         return len(items)
 

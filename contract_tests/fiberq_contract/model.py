@@ -195,7 +195,7 @@ class Machine(RuleBasedStateMachine):
         got = client.socket.recv(timeout)
         if got is not None:
             self.check(client, client.to_client, plain(got), f"client {client.number}")
-        elif ready:
+        elif ready and not client.to_client:
             raise BrokenRule("READY-2", "the descriptor is readable, and there is nothing to receive")
         else:
             self.check_time(timeout, started)

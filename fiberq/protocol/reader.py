@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Container, Hashable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Final
 
@@ -20,7 +21,7 @@ from fiberq.errors import ProtocolError
 from fiberq.protocol import frames
 from fiberq.protocol.frames import READY, RECALL, RETURN, Frame, Ready, pack_ranges, pack_ready
 from fiberq.protocol.kinds import Kind
-from fiberq.protocol.ranges import Ranges
+from fiberq.protocol.ranges import Ranges, runs
 from fiberq.protocol.session import Session
 
 HORIZON: Final = 0.004
@@ -128,7 +129,7 @@ class Reader:
         self.owes = False
         if not self.kind.pushed:
             self._ahead = 1
-        session.send(Frame(RETURN, self.channel, pack_ranges(_ranges(numbers))), now)
+        session.send(Frame(RETURN, self.channel, pack_ranges(runs(numbers[::-1]))), now)
         self._report_number = 0  # what went back must not be told of before
         self._report(session, now)
 
@@ -183,23 +184,20 @@ class Reader:
         """Start what is ready, at most `most` items, for a `caller` that has just taken one and holds that, too."""
         if self.owner is not None:
             self._disown()
-        items: list[Buffer | Sequence[Buffer]] = []
-        while self.ready and len(items) < most:
-            try:
-                number, item = self.ready.popleft()
-            except IndexError:
-                break
-            self._hold(caller, number)
-            items.append(item)
-        return items
+        taken: list[tuple[int, Buffer | Sequence[Buffer]]] = []
+        with suppress(IndexError):
+            while len(taken) < most:
+                taken.append(self.ready.popleft())
+        if taken:
+            self._hold(caller, [number for number, _ in taken])
+        return [item for _, item in taken]
 
     def untake(self, caller: Hashable, items: Sequence[Buffer | Sequence[Buffer]]) -> None:
         """`caller` does not start the last `items` that it took."""
         mine = self.held[caller]
         numbers = mine[len(mine) - len(items) :]
         del mine[len(mine) - len(items) :]
-        for number in numbers:
-            self._numbers.discard(number)
+        self._drop(numbers)
         self.ready.extendleft(reversed(list(zip(numbers, items, strict=True))))
 
     def keep(self, caller: Hashable, number: int) -> None:
@@ -207,16 +205,20 @@ class Reader:
         if caller == self.owner:
             self.current = number
         else:
-            self._hold(caller, number)
+            self._hold(caller, [number])
 
-    def _hold(self, caller: Hashable, number: int) -> None:
-        self.held.setdefault(caller, []).append(number)
-        self._numbers.add(number)
+    def _hold(self, caller: Hashable, numbers: list[int]) -> None:
+        self.held.setdefault(caller, []).extend(numbers)
+        for first, end in runs(numbers):
+            self._numbers.add(first, end)
+
+    def _drop(self, numbers: Sequence[int]) -> None:
+        for first, end in runs(numbers):
+            self._numbers.discard(first, end)
 
     def let_go(self, caller: Hashable) -> None:
         """`caller`, who does not own this, holds nothing any more."""
-        for number in self.held.pop(caller, ()):
-            self._numbers.discard(number)
+        self._drop(self.held.pop(caller, ()))
 
     def share(self) -> None:
         """No thread owns this reader: each item is taken by a call."""
@@ -230,7 +232,7 @@ class Reader:
 
     def _disown(self) -> None:
         if self.owner is not None and self.current >= 0:
-            self._hold(self.owner, self.current)
+            self._hold(self.owner, [self.current])
         self.owner = None
         self.current = -1
 
@@ -254,7 +256,7 @@ class Reader:
             return None
         numbers = self.held[holder]
         number = numbers.pop(0)
-        self._numbers.discard(number)
+        self._numbers.discard(number, number + 1)
         if not numbers:
             del self.held[holder]
         return number
@@ -417,14 +419,3 @@ class Reader:
         first = min(started, *(start for start, _ in held)) if held else started
         self.earlier = {number: often for number, often in self.earlier.items() if number >= first}
         self._prune_at = max(64, 2 * len(self.earlier))
-
-
-def _ranges(numbers: Sequence[int]) -> list[tuple[int, int]]:
-    """Runs of consecutive numbers, of which `numbers` are given from the highest to the lowest."""
-    ranges: list[tuple[int, int]] = []
-    for number in reversed(numbers):
-        if ranges and ranges[-1][1] == number:
-            ranges[-1] = (ranges[-1][0], number + 1)
-        else:
-            ranges.append((number, number + 1))
-    return ranges

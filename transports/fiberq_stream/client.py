@@ -1,7 +1,8 @@
-"""The client: a thread reads, and rings a bell for whole messages; another one writes what `send` could not.
+"""The client: its caller reads, and a thread writes what `send` could not; it is there only while the system does not
+take what is sent.
 
-What the caller polls cannot be the socket itself, which is readable for half a message, too. And only who reads knows
-that a message is whole: so a thread does. The second thread is there only while the system does not take what is sent.
+What the caller polls is readable while the socket is, or the bell rings: for messages that came together with one that
+was received, and for the end.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import select
+import selectors
 import signal
 import socket
 import threading
@@ -47,13 +49,15 @@ class Client(ClientSocket):
         self._heartbeat = heartbeat
         self._forget = forget
         self._gate = Gate(self._withdraw, self.let_go)
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._gate.bell, READ)
         self._address = "nowhere"
         self._sock: socket.socket | None = None
         self._connection: Link | None = None
         self._inbox: deque[tuple[Buffer, ...] | None] = deque()
-        """The messages that have arrived, and `None` behind the last one; guarded by the gate's lock."""
+        """The messages that have arrived, and `None` behind the last one."""
         self._rings = False
-        """Whether the bell may be set; guarded likewise."""
+        """Whether the bell may be set."""
         self._writing = threading.Lock()
         self._writer = False
         """Whether a thread writes; guarded by `_writing`, as all that writes is."""
@@ -75,7 +79,6 @@ class Client(ClientSocket):
                 raise ConnectError(f"stream: cannot connect to {address}: {error.strerror}") from error
             self._address = address
             self._gate.check()
-            self._start(self._read)
 
     def send(self, parts: Sequence[Buffer]) -> None:
         with self._gate:
@@ -88,17 +91,25 @@ class Client(ClientSocket):
                     self._writer = True
 
     def recv(self, timeout: float | None) -> Sequence[Buffer] | None:
-        if timeout == 0:
-            return self._take()
         deadline = None if timeout is None else time.monotonic() + timeout
         with self._gate:
-            while (message := self._take()) is None and (wait := remaining(deadline)) != 0:
-                wait_for(wait, (self._gate.bell.fileno(), READ))
-            return message
+            try:
+                while not self._arrived() and (wait := remaining(deadline)) != 0:
+                    wait_for(wait, (self._selector.fileno(), READ))
+                    self._gate.check()
+                if len(self._inbox) > 1:
+                    self._ring()
+                elif self._rings:
+                    self._gate.bell.clear()
+                    self._rings = False
+                return self._inbox.popleft() if self._inbox else None
+            except BaseException:  # a signal's handler may have raised when the socket had been read
+                self._ring()
+                raise
 
     def fileno(self) -> int:
         self._gate.check()
-        return self._gate.bell.fileno()
+        return self._selector.fileno()
 
     def close(self) -> None:
         self._gate.close()
@@ -113,6 +124,7 @@ class Client(ClientSocket):
         self._forget(self)
         if self._sock is not None:
             drop(self._sock)
+        self._selector.close()
         self._gate.bell.close()
 
     def _connected(self) -> Link:
@@ -123,21 +135,20 @@ class Client(ClientSocket):
     def _loss(self) -> ConnectionLost:
         return ConnectionLost(f"stream: the connection to {self._address} is lost")
 
-    def _take(self) -> tuple[Buffer, ...] | None:
-        """Return the next message that has arrived."""
-        with self._gate.lock:
-            self._gate.check()
-            self._connected()
-            message = None
-            if self._inbox:
-                message = self._inbox[0]
-                if message is None:
-                    raise self._loss()
-                self._inbox.popleft()
-            if self._rings and not self._inbox:
-                self._gate.bell.clear()
-                self._rings = False
-            return message
+    def _arrived(self) -> bool:
+        """Whether a message is there; reads what is to be had at once until one is."""
+        connection, inbox = self._connected(), self._inbox
+        inbox.extend(connection.whole)
+        while not inbox and connection.pull():
+            inbox.extend(connection.whole)
+        if inbox and inbox[0] is None:
+            raise self._loss()
+        return bool(inbox)
+
+    def _ring(self) -> None:
+        if not self._rings:
+            self._rings = True
+            self._gate.bell.set()
 
     def _reach(self, places: list[Where], deadline: float | None) -> Link:
         """Connect to the first place that answers."""
@@ -149,7 +160,7 @@ class Client(ClientSocket):
                 no_delay(sock)
                 tls = self._greet(sock, deadline)
                 watch(sock.fileno(), self._heartbeat)
-                sock.setblocking(True)  # For the thread that reads; who writes says that he does not want to wait.
+                self._selector.register(sock, READ)
                 return Connection(sock, tls, tuple, None)
             except BaseException as error:
                 sock.close()
@@ -191,18 +202,6 @@ class Client(ClientSocket):
             if wait == 0:
                 raise TimeoutError(errno.ETIMEDOUT, "too late")
         self._gate.check()
-
-    def _read(self) -> None:
-        connection = self._connected()
-        with suppress(ClosedError), self._gate:
-            while not connection.ended:
-                connection.pull()
-                with self._gate.lock:
-                    quiet = not self._inbox
-                    self._inbox.extend(connection.whole)
-                    if quiet and self._inbox:
-                        self._rings = True
-                        self._gate.bell.set()
 
     def _write(self) -> None:
         connection = self._connected()

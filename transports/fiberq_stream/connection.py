@@ -62,11 +62,11 @@ class Connection(Generic[Made, End]):
     def ended(self) -> bool:
         return self._in[0] is None
 
-    def pull(self) -> None:
-        """Read once, which blocks if the socket does."""
+    def pull(self) -> bool:
+        """Read once, without blocking; return whether something had come."""
         half, arrived, _ = self._in
         if half is None:
-            return
+            return False
         try:
             if self._decrypting:
                 raise Ended
@@ -76,11 +76,12 @@ class Connection(Generic[Made, End]):
             self._in = half, [], iter([self._make(parts) for parts in messages])
             self._decrypting = False
         except BlockingIOError:
-            pass
+            return False
         except (Ended, OSError, MemoryError) as error:
             if of_handler(error):
                 raise
             self._in = None, [], iter([self._end])
+        return True
 
     def _read(self, half: Half, arrived: list[bytes | int]) -> None:
         if half.large is None or half.due is None or self._tls is not None:

@@ -349,23 +349,40 @@ class StaysReadableAfterMany(Right):
             return parts
 
 
-class AnnouncesALargeMessage(Right):
-    """The first bytes of a large message make the client's descriptor readable."""
+class StaysReadableForHalf(Right):
+    """The client's descriptor stays readable while half of a large message has come."""
 
     breaks = "READY-2"
 
     class Server(Server):
-        def send(self, peer: Hashable, parts: Sequence[Buffer]) -> None:
-            if sum(map(length, parts)) >= 500_000:
-                super().send(peer, [ANNOUNCEMENT])
-            super().send(peer, parts)
+        def set_up(self) -> None:
+            super().set_up()
+            self.rest: list[tuple[Hashable, Sequence[Buffer]]] = []
 
-    class Client(Client):
+        def send(self, peer: Hashable, parts: Sequence[Buffer]) -> None:
+            large = sum(map(length, parts)) >= 500_000
+            if large:
+                super().send(peer, [ANNOUNCEMENT])
+            if large or self.rest:
+                self.rest.append((peer, parts))
+            else:
+                super().send(peer, parts)
+
+        def recv(self, timeout: float | None) -> Message | PeerLost | None:
+            rest, self.rest = self.rest, []
+            for peer, parts in rest:
+                super().send(peer, parts)
+            return super().recv(timeout)
+
+    class Client(FlagClient):
         def recv(self, timeout: float | None) -> Sequence[Buffer] | None:
             deadline = time.monotonic() + (timeout or 0)
             parts = super().recv(timeout)
             if parts and len(parts) == 1 and bytes(parts[0]) == ANNOUNCEMENT:
-                return super().recv(timeout and max(0, deadline - time.monotonic()))
+                self.flag.set()
+                parts = super().recv(timeout and max(0, deadline - time.monotonic()))
+            if parts and not self.closed:
+                self.flag.clear()
             return parts
 
 
