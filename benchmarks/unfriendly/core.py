@@ -58,7 +58,7 @@ def fuzz_node(count: int, seed: int, advance: Callable[[int], object] = int) -> 
         owner.request(now, op="create", channel=number, kind=kind, name=name)
     owner.session.send(Frame(frames.PUT, OTHERS, pack_items(len(SECRET).to_bytes(4, "little"), (SECRET,))), now)
     _exchange(broker, owner, now)
-    others = broker._channels[OTHERS].device
+    others = broker._channels.known[OTHERS].device
     logging.getLogger("fiberq.node").setLevel(logging.ERROR)
     sent = sessions = 0
     while sent < count:
@@ -90,7 +90,7 @@ def fuzz_node(count: int, seed: int, advance: Callable[[int], object] = int) -> 
         sent += source.damaged
         if (others.accepted, others.finished, others.qsize(), len(others.readers)) != (1, 0, 1, 0):
             raise Breach(f"seed {seed}, frame {sent}: another queue is not what it was")
-        if set(broker._channels) != {*NAMES, frames.DEFAULT_CHANNEL}:
+        if set(broker._channels.known) != {*NAMES, frames.DEFAULT_CHANNEL}:
             raise Breach(f"seed {seed}, frame {sent}: there are other queues than before")
         asked = owner.request(now, op="stat", channel=OTHERS)
         _exchange(broker, owner, now)
@@ -100,7 +100,7 @@ def fuzz_node(count: int, seed: int, advance: Callable[[int], object] = int) -> 
             owner.tell(now, op="purge", channel=MINE)
             owner.tell(now, op="purge", channel=BOUNDED)
             advance(sent)
-    kept = len(broker._members), len(broker._by_peer), len(broker._strangers), len(broker._greetings)
+    kept = len(broker._members), len(broker._by_peer), len(broker._strangers.known), len(broker._strangers.greetings)
     if kept != (1, 1, 0, 1):
         raise Breach(f"seed {seed}: the node keeps something of those who went: {kept}")
     return Fuzzed(sent, sessions, broker.garbage)

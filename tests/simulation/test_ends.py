@@ -8,13 +8,13 @@ import pytest
 from sim import CHANNEL, Ledger, Message, WatchedBroker
 
 from fiberq.errors import NodeError
-from fiberq.protocol.broker import ASK_AGAIN
 from fiberq.protocol.client import Client
 from fiberq.protocol.frames import PUT, READY, REQUEST, Frame, decode, pack_items
 from fiberq.protocol.kinds import Kind
 from fiberq.protocol.pull import RECALL_AFTER, RECALL_PATIENCE
 from fiberq.protocol.reader import IDLE, Holder, Reader
 from fiberq.protocol.session import WINDOW, drain
+from fiberq.protocol.strangers import ASK_AGAIN
 from fiberq.protocol.writer import Writer
 
 
@@ -478,7 +478,7 @@ def test_a_reader_that_gives_back_to_a_queue_that_is_gone_is_told_so() -> None:
     client = node.client("reader", "r")
     node.put(node.creator, b"a", b"b")
     assert node.get(client) == b"a"
-    del node.broker._channels[CHANNEL]
+    del node.broker._channels.known[CHANNEL]
     client.give_back(CHANNEL, node.now)
     assert client.giving
     node.settle()
@@ -602,7 +602,7 @@ def test_who_puts_without_a_slot_leaves_no_trace() -> None:
     stranger.session.send(Frame(PUT, 100, pack_items(b"\1\0\0\0", (b"x",))), node.now)
     with pytest.raises(NodeError, match="without a slot"):
         node.settle()
-    slots = node.broker._channels[100].device.slots
+    slots = node.broker._channels.known[100].device.slots
     assert slots is not None
     assert not slots.putters
 
@@ -618,7 +618,7 @@ def test_what_a_process_asks_again_and_again_does_not_grow_the_node() -> None:
     for _ in range(1000):
         asker.request(node.now, op="stat", channel=CHANNEL)
         node.settle()
-    assert len(node.broker._surveys) <= 64
+    assert len(node.broker._surveys.running) <= 64
 
 
 def test_a_task_that_was_given_to_another_meanwhile_is_known_when_it_is_reported_done() -> None:
@@ -703,7 +703,7 @@ def test_a_stranger_is_asked_for_its_hello_once_in_a_while() -> None:
         answers += [number for peer, _ in node.broker.output(node.now) if peer == "stranger"]
     assert answers == [0, 1000]
     node.broker.lost("stranger", node.now)
-    assert not node.broker._strangers
+    assert not node.broker._strangers.known
 
 
 def test_what_was_in_flight_in_the_items_of_a_dead_process_ends_with_it() -> None:
@@ -717,12 +717,12 @@ def test_what_was_in_flight_in_the_items_of_a_dead_process_ends_with_it() -> Non
     sends.tell(node.now, op="flight", token="in an item", holds=[[inner, "rw"]], within=outer)
     sends.release(inner, "rw", node.now)
     node.settle()
-    assert inner in node.broker._channels
+    assert inner in node.broker._channels.known
     del node.clients["dies"]
     node.broker.lost("dies", node.now)
     node.now += 2.5  # session_grace is over
     node.broker.output(node.now)
-    assert not {outer, inner} & set(node.broker._channels)
+    assert not {outer, inner} & set(node.broker._channels.known)
 
 
 def test_what_is_finished_by_a_get_that_finds_the_end_is_told() -> None:

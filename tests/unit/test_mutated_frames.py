@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from benchmarks.unfriendly.core import Breach, fuzz_client, fuzz_node
-from fiberq.protocol.broker import Broker
+from fiberq.protocol.requests import Requests
 
 
 @pytest.fixture(autouse=True)
@@ -36,6 +36,6 @@ def test_mutated_frames_do_not_upset_a_client(seed: int) -> None:
 
 
 def test_a_node_that_looks_at_no_rights_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Broker, "_may", lambda *_: True)
+    monkeypatch.setattr(Requests, "_may", lambda *_: True)
     with pytest.raises(Breach):
         fuzz_node(20_000, 0)

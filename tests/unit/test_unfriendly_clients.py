@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from fiberq.access import Authority, Keys, Right
-from fiberq.protocol import broker as limits
-from fiberq.protocol import frames
+from fiberq.protocol import channels, frames, members, strangers
 from fiberq.protocol.broker import Broker
 from fiberq.protocol.frames import Frame, Ready, decode, encode, pack_items, pack_json, pack_ready, read_json
 
@@ -87,28 +86,28 @@ def test_who_says_no_hello_is_hung_up_on(broker: Broker) -> None:
         peer.say(Frame(frames.ACK), 0)
     assert [each.kind for each in peer.listen()] == [frames.HELLO_FIRST]
     assert broker.drops() == []
-    peer.now = limits.HELLO_WITHIN
+    peer.now = strangers.HELLO_WITHIN
     assert broker.due() <= peer.now
     peer.listen()
     assert broker.drops() == ["stranger"]
-    assert not broker._strangers
+    assert not broker._strangers.known
 
 
 @pytest.mark.parametrize("message", [[], [b"nonsense"], encode(Frame(frames.HELLO, 0, (b"{",)), 0, 0, 0)])
 def test_who_sends_nonsense_is_hung_up_on(broker: Broker, message: Any) -> None:
     broker.message("stranger", message, 0.0)
-    broker.output(limits.HELLO_WITHIN)
+    broker.output(strangers.HELLO_WITHIN)
     assert broker.drops() == ["stranger"]
 
 
 def test_strangers_are_not_kept_without_end(broker: Broker) -> None:
-    for number in range(3 * limits.MAX_STRANGERS):
+    for number in range(3 * strangers.MAX_STRANGERS):
         Peer(broker, number).say(Frame(frames.ACK), 0)
-    assert len(broker._strangers) == limits.MAX_STRANGERS
-    assert broker.drops() == list(range(2 * limits.MAX_STRANGERS))
-    for number in range(3 * limits.MAX_STRANGERS):
+    assert len(broker._strangers.known) == strangers.MAX_STRANGERS
+    assert broker.drops() == list(range(2 * strangers.MAX_STRANGERS))
+    for number in range(3 * strangers.MAX_STRANGERS):
         broker.lost(number, 0.0)
-    assert not broker._strangers
+    assert not broker._strangers.known
 
 
 def test_who_has_no_right_is_told_so_once_a_second(broker: Broker) -> None:
@@ -123,7 +122,7 @@ def test_who_has_no_right_is_told_so_once_a_second(broker: Broker) -> None:
 def test_hellos_have_an_end(broker: Broker) -> None:
     peer = member(broker, ("jobs", "rw"))
     hellos = iter(range(2, 100))
-    assert "again and again" in until_refused(peer, lambda: peer.hello(next(hellos)), limits.MAX_HELLOS)
+    assert "again and again" in until_refused(peer, lambda: peer.hello(next(hellos)), strangers.MAX_HELLOS)
 
 
 def test_a_connection_that_was_cut_off_is_not_listened_to(broker: Broker) -> None:
@@ -133,11 +132,11 @@ def test_a_connection_that_was_cut_off_is_not_listened_to(broker: Broker) -> Non
     for number in range(100):
         peer.hello(number + 5, session=f"another {number}")
     assert peer.listen() == []
-    peer.now = limits.FAREWELL
+    peer.now = strangers.FAREWELL
     peer.listen()
     assert broker.drops() == [peer.peer]
     broker.lost(peer.peer, peer.now)
-    assert list(broker._greetings) == ["owner"]
+    assert list(broker._strangers.greetings) == ["owner"]
 
 
 @pytest.mark.parametrize(
@@ -156,23 +155,23 @@ def test_what_is_beside_a_question_gives_no_right_to_it(broker: Broker, question
     peer.ask(**question)
     (reply,) = (read_json(each.body) for each in peer.listen() if each.kind == frames.REPLY)
     assert reply["code"] == "denied"
-    assert set(broker._channels) == {frames.DEFAULT_CHANNEL, JOBS, OTHERS}
+    assert set(broker._channels.known) == {frames.DEFAULT_CHANNEL, JOBS, OTHERS}
 
 
 def test_who_asks_and_does_not_read_is_cut_off(broker: Broker) -> None:
     peer = member(broker, ("jobs", "rw"))
-    why = until_refused(peer, lambda: peer.ask(op="find", name="x"), limits.MAX_UNREAD + 2)
+    why = until_refused(peer, lambda: peer.ask(op="find", name="x"), members.MAX_UNREAD + 2)
     assert "does not read" in why
     peer = member(broker, ("jobs", "rw"), number=2)
-    why = until_refused(peer, lambda: peer.say(Frame(frames.PUT, 99)), limits.MAX_UNREAD + 2)
+    why = until_refused(peer, lambda: peer.say(Frame(frames.PUT, 99)), members.MAX_UNREAD + 2)
     assert "does not read" in why
 
 
 def test_a_few_answers_of_any_size_are_no_breach(broker: Broker) -> None:
     peer = member(broker, ("jobs", "rw"))
     (target,) = (each for each in broker._members.values() if each.peer == peer.peer)
-    target.answer(Frame(frames.REPLY, 0, (bytes(2 * limits.MAX_UNREAD_BYTES),), (bytes(1 << 20),)), 0.0)
-    for _ in range(limits.FEW_UNREAD - 1):
+    target.answer(Frame(frames.REPLY, 0, (bytes(2 * members.MAX_UNREAD_BYTES),), (bytes(1 << 20),)), 0.0)
+    for _ in range(members.FEW_UNREAD - 1):
         peer.ask(op="find", name="x")
     assert peer.refusal() is None
     peer.ask(op="find", name="x")
@@ -181,7 +180,7 @@ def test_a_few_answers_of_any_size_are_no_breach(broker: Broker) -> None:
 
 def test_answers_that_are_read_are_given_without_end(broker: Broker) -> None:
     peer = member(broker, ("jobs", "rw"))
-    for _ in range(3 * limits.MAX_UNREAD):
+    for _ in range(3 * members.MAX_UNREAD):
         peer.sent += 1
         peer.say(
             Frame(frames.REQUEST, 0, pack_json({"id": 1, "op": "find", "name": "jobs"})), peer.sent, ack=peer.sent - 1
@@ -195,20 +194,20 @@ def test_for_who_does_not_read_no_more_than_so_much_waits(broker: Broker) -> Non
     putter = Peer(broker, "owner")
     putter.sent = 2
     target = next(each for each in broker._members.values() if each.peer == peer.peer)
-    for _ in range(limits.MAX_WAITING + 100):
-        broker._send(target, Frame(frames.RESUME, JOBS))
+    for _ in range(members.MAX_WAITING + 100):
+        broker._outbox.send(target, Frame(frames.RESUME, JOBS))
     assert "too much waits" in str(peer.refusal())
     assert target.name not in broker._members
 
 
 def test_who_puts_on_although_he_is_paused_is_cut_off(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "OVERDRAFT", 0)
+    monkeypatch.setattr(channels, "OVERDRAFT", 0)
     peer = member(broker, ("jobs", "w"))
     peer.ask(op="open", holds=[[JOBS, "w"]])
     item = Frame(frames.PUT, JOBS, pack_items((1000).to_bytes(4, sys.byteorder), (b"x" * 1000,)))
     why = until_refused(peer, lambda: peer.say(item), 100)
     assert "asked to pause" in why
-    assert broker.memory.bytes <= (limits.UNDER_WAY + 2) * 10_000
+    assert broker.memory.bytes <= (channels.UNDER_WAY + 2) * 10_000
 
 
 @pytest.mark.parametrize(
@@ -239,18 +238,18 @@ def test_names_are_bounded(broker: Broker) -> None:
 
 def test_a_right_keeps_few_handles_in_flight(broker: Broker) -> None:
     peer = member(broker, ("jobs", "w"))
-    numbers = iter(range(10 * limits.MAX_FLIGHTS))
+    numbers = iter(range(10 * channels.MAX_FLIGHTS))
 
     def fly() -> None:
         peer.ask(op="flight", token=str(next(numbers)), holds=[[JOBS, "w" * 1000], [12345, "rw"]])
         (target,) = (each for each in broker._members.values() if each.peer == peer.peer)
         assert target.flights[str(peer.sent - 1)] == {JOBS: "w"}
 
-    for _ in range(limits.MAX_FLIGHTS):
+    for _ in range(channels.MAX_FLIGHTS):
         fly()
     peer.ask(op="flight", token="one more", holds=[[JOBS, "w"]])
     assert "in flight" in str(peer.refusal())
-    assert not any(isinstance(each, str) for each in broker._channels[JOBS].holders)
+    assert not any(isinstance(each, str) for each in broker._channels.known[JOBS].holders)
 
 
 def test_a_range_that_ends_before_it_begins_gives_nothing_back(broker: Broker) -> None:
@@ -259,7 +258,7 @@ def test_a_range_that_ends_before_it_begins_gives_nothing_back(broker: Broker) -
     peer.say(Frame(frames.PUT, JOBS, pack_items((1).to_bytes(4, sys.byteorder) * 9, (b"123456789",))))
     peer.say(Frame(frames.READY, JOBS, pack_ready(Ready(9, 0, 0))))
     peer.say(Frame(frames.RETURN, JOBS, frames.pack_ranges([(5, 2), (4, 4)])))
-    device = broker._channels[JOBS].device
+    device = broker._channels.known[JOBS].device
     (lease,) = next(iter(device.readers.values())).leases
     assert (len(lease.run), list(device.queued()), device.bytes) == (9, [], 9)
 

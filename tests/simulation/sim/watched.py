@@ -6,11 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 from fiberq.protocol.batch import Run, count
-from fiberq.protocol.broker import Broker, Member
+from fiberq.protocol.broker import Broker
 from fiberq.protocol.device import Device, Key, Memory, Send
 from fiberq.protocol.device import Reader as Lessee
 from fiberq.protocol.frames import Items
 from fiberq.protocol.kinds import Kind
+from fiberq.protocol.members import Member
 from fiberq.protocol.pull import PullDevice
 from fiberq.protocol.push import PushDevice
 from sim.ledger import Ledger, contents
@@ -77,7 +78,7 @@ class WatchedBroker(Broker):
     def _device(self, number: int, kind: Kind) -> Device:
         make: Callable[[int, Kind, Send, Memory, int], WatchedPull | WatchedPush]
         make = WatchedPush if kind.pushed else WatchedPull
-        device = make(number, kind, self._send, self.memory, self._max_deliveries)
+        device = make(number, kind, self._outbox.send, self.memory, self._max_deliveries)
         device.ledger = self.ledger
         return device
 
@@ -90,14 +91,15 @@ class WatchedBroker(Broker):
         self._end(self._members[name])
 
     def device(self, channel: int) -> Device | None:
-        found = self._channels.get(channel)
+        found = self._channels.known.get(channel)
         return None if found is None else found.device
 
     def left_of(self, names: set[str]) -> list[str]:
         """What is kept although only processes with these `names` are there."""
         left = [f"member {name}" for name in self._members if name not in names]
-        there = [*self._by_peer.values(), *self._touched, *self._timers, *(member for member, _ in self._paused)]
-        for number, channel in self._channels.items():
+        there = [*self._by_peer.values(), *self._outbox.touched, *self._timers]
+        there += [member for member, _ in self._channels._paused]
+        for number, channel in self._channels.known.items():
             left += [f"token {holder} holds {number}" for holder in channel.holders if not isinstance(holder, Member)]
             left += [f"cargo {token} in {number}" for token in channel.cargo]
             there += [member for member in channel.holders if isinstance(member, Member)]
@@ -111,9 +113,9 @@ class WatchedBroker(Broker):
                 there += getattr(device, place, ())
         left += [f"somewhere {member.name}" for member in there if member.name not in names]
         left += [f"token {token} of {member.name}" for member in self._members.values() for token in member.flights]
-        left += [f"early {token}" for token in self._early]
-        left += [f"cargo {token}" for token in self._cargo]
-        left += [f"stranger {peer}" for peer in self._strangers]
-        left += [f"survey {number}" for number in self._surveys]
-        left += [f"what was in {channel.device.channel}" for channel in self._unloading]
+        left += [f"early {token}" for token in self._channels._early]
+        left += [f"cargo {token}" for token in self._channels._cargo]
+        left += [f"stranger {peer}" for peer in self._strangers.known]
+        left += [f"survey {number}" for number in self._surveys.running]
+        left += [f"what was in {channel.device.channel}" for channel in self._channels.unloading]
         return left

@@ -11,9 +11,9 @@ from heapq import heappop, heappush
 from random import Random
 from typing import Final
 
-from fiberq.protocol.broker import Member
 from fiberq.protocol.device import Device
 from fiberq.protocol.kinds import Kind
+from fiberq.protocol.members import Member
 from sim import promises
 from sim.ledger import FIRST_RESULT, Ledger
 from sim.node import Node
