@@ -82,6 +82,14 @@ class Run:
         run = Run(self.batch, self.first + start, self.first + stop, self.place + start * self.stride, self.stride)
         return run._marked(self)
 
+    def copy(self) -> Run:
+        """The same items, with memory of their own, where there is more in the batch than these."""
+        batch = self.batch
+        if batch.parts or len(self) == len(batch.lengths):
+            return self
+        run = Run(Batch(Items(self.lengths(), bytes(self.payload()), ())), 0, len(self), self.place, self.stride)
+        return run._marked(self)
+
     def singly(self) -> Iterator[Run]:
         """Each item as a run of its own."""
         return (self.part(index, index + 1) for index in range(len(self)))

@@ -122,6 +122,8 @@ class Broker:
                 del channels.alarms[number]
             elif device.alarm <= now:
                 device.tick(now)
+                channels.check(channels.known[number])
+                channels.regulate()
         for member in self._timers.rung(now):
             self._time(member)
         if self._surveys.running:

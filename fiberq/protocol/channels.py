@@ -10,6 +10,7 @@ until that process claims it, or either of the two ends.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
@@ -19,6 +20,8 @@ from fiberq.protocol.device import Device, Memory
 from fiberq.protocol.frames import Frame
 from fiberq.protocol.kinds import Kind
 from fiberq.protocol.members import Member, Outbox
+
+log = logging.getLogger("fiberq.node")
 
 MAX_EARLY: Final = 1000
 """Claims that are remembered although no flight was announced for them."""
@@ -53,6 +56,7 @@ class Channel:
         self.told: set[tuple[Member, str]] = set()  # who knows that this side of it ended
         self.joins: list[tuple[Member, Any]] = []  # who waits until all items are finished, and the request's id
         self.cargo: dict[str, None] = {}  # tokens of the handles in flight that are in its items
+        self.warned = False  # the log says that its dead letters fill the memory
         self.shut = ""  # why nothing more is to be put: "shut", or "dropped" with what was there
         self.sealed = False  # and all who put know that
 
@@ -280,7 +284,7 @@ class Channels:
         room = self._memory.bytes <= self._max_bytes * ROOM
         for member, number in list(self._paused):
             channel = self.known.get(number)
-            if room or channel is None or self._share(channel) <= ROOM:
+            if room or channel is None or self._share(channel) <= ROOM or self._hungry(channel):
                 del self._paused[member, number]
                 self.outbox.send(member, Frame(frames.RESUME, number))
 
@@ -295,6 +299,22 @@ class Channels:
         if (writer, channel.number) not in self._paused:
             self._paused[writer, channel.number] = 0
             self.outbox.send(writer, Frame(frames.PAUSE, channel.number))
+
+    def _hungry(self, channel: Channel) -> bool:
+        """Whether a queue has nothing to give: then only what is put can get it going, and what it takes of the memory
+        grows as its readers take and hold, not as writers put. Dead letters, which nobody may ever look at, have a
+        limit."""
+        if not channel.device.empty:
+            return False
+        if self._memory.dead <= self._max_bytes or not channel.device.dead_letters:
+            return True
+        if not channel.warned:
+            channel.warned = True
+            text = (
+                "nothing more can be put into queue %s: this node's dead letters have %d bytes; put back or drop some"
+            )
+            log.warning(text, channel.names[0], self._memory.dead)
+        return False
 
     def _share(self, channel: Channel) -> float:
         """What a queue takes of the memory, as a multiple of what each may have if all had the same."""

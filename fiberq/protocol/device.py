@@ -54,6 +54,7 @@ class Memory:
 
     def __init__(self) -> None:
         self.bytes = 0
+        self.dead = 0  # of these, in dead letters
 
 
 class Lease:
@@ -354,13 +355,23 @@ class Device(ABC):
 
     def revive(self, place: int, now: float) -> None:
         """A dead letter returns to its old place, as if it had never been delivered."""
-        run = self.dead_letters.pop(place).run
+        run = self._exhume(place)
         run.deliveries = run.deaths = run.failures = 0
         self._put_back(None, [run], now)
 
     def bury(self, place: int) -> None:
         """A dead letter is forgotten."""
-        self._discard([self.dead_letters.pop(place).run])
+        self._discard([self._exhume(place)])
+
+    def _entomb(self, run: Run, reason: str) -> None:
+        """An item is a dead letter. It may lie for long, so it does not keep the frame that it came in."""
+        self.dead_letters[run.place] = DeadLetter(run.copy(), reason)
+        self._memory.dead += run.size
+
+    def _exhume(self, place: int) -> Run:
+        run = self.dead_letters.pop(place).run
+        self._memory.dead -= run.size
+        return run
 
     def _failed(self, run: Run, why: str) -> bool:
         """A delivery of one item failed; return whether it is a dead letter now."""
@@ -368,7 +379,7 @@ class Device(ABC):
         if run.failures < self.max_deliveries:
             return False
         deliveries = "the only delivery" if run.failures == 1 else f"{run.failures} deliveries"
-        self.dead_letters[run.place] = DeadLetter(run, f"{deliveries} failed, the last one because {why}")
+        self._entomb(run, f"{deliveries} failed, the last one because {why}")
         return True
 
     def _condemned(self, run: Run, alone: bool) -> bool:
@@ -378,11 +389,12 @@ class Device(ABC):
             return True
         if run.deaths < IN_COMPANY * self.max_deliveries or len(run) > 1:
             return False
-        self.dead_letters[run.place] = DeadLetter(run, f"{run.deaths} readers died while they had it among others")
+        self._entomb(run, f"{run.deaths} readers died while they had it among others")
         return True
 
     def close(self) -> None:
         """The queue is gone, and its items with it."""
+        self._memory.dead -= sum(letter.run.size for letter in self.dead_letters.values())
         self._occupy(-self.bytes)
 
     def drop_queued(self) -> None:
@@ -414,7 +426,7 @@ class Device(ABC):
     @property
     def empty(self) -> bool:
         """Whether there is nothing that a `get` could return, as far as readers have told."""
-        return not self.qsize()
+        return next(self.queued(), None) is None and not any(reader.untold() for reader in self.readers.values())
 
     def behind(self) -> list[Key]:
         """Who may have started what it did not tell, or has items or slots that it does not use."""

@@ -258,6 +258,71 @@ def test_a_full_node_pauses_writers_and_lets_them_go_on() -> None:
     assert not writer.writers[CHANNEL].paused
 
 
+def lease(node: Node, client: Client) -> int:
+    """Get an item, and keep it; return its number."""
+    node.ask(client)
+    node.settle()
+    reader = client.readers[CHANNEL]
+    reader.waiting = 0
+    number, _ = reader.take(Holder()) or (-1, None)
+    reader.progress(client.session, node.now)
+    node.settle()
+    return number
+
+
+@pytest.mark.parametrize("kind", ["pull", "push", "joinable"])
+def test_what_readers_hold_pauses_no_writer_whose_queue_is_empty(kind: str) -> None:
+    """Who holds an item while he waits for the next would wait for ever."""
+    node = Node(kind, max_bytes=10)
+    writer, reader = node.client("writer", "w"), node.client("reader", "r")
+    for number in range(5):
+        node.put(writer, b"%d" % number * 6)
+    assert writer.writers[CHANNEL].paused
+    assert [lease(node, reader) for _ in range(5)] == [0, 1, 2, 3, 4]
+    assert node.broker.memory.bytes == 30
+    assert not writer.writers[CHANNEL].paused
+
+
+def test_dead_letters_pause_a_writer_only_when_they_fill_the_memory(caplog: pytest.LogCaptureFixture) -> None:
+    node = Node("pull", max_bytes=10, max_deliveries=1)
+    writer, reader = node.client("writer", "w"), node.client("reader", "r")
+
+    def try_out(item: bytes, **what: str) -> None:
+        node.put(writer, item)
+        reader.about_lease(node.now, channel=CHANNEL, item=lease(node, reader), **what)
+        node.settle()
+
+    for _ in range(2):
+        try_out(b"wrong", what="give back", why="it is wrong")
+    try_out(b"1", what="finish")
+    assert node.broker.memory.dead == node.broker.memory.bytes == 10
+    assert not writer.writers[CHANNEL].paused
+    assert not caplog.records
+    try_out(b"2", what="give back", why="it is wrong")
+    try_out(b"3", what="finish")
+    assert writer.writers[CHANNEL].paused
+    assert "dead letters have 11 bytes" in caplog.text
+    reader.request(node.now, op="dead letter", channel=CHANNEL, place=0, what="drop")
+    node.settle()
+    assert not writer.writers[CHANNEL].paused
+    assert node.broker.memory.dead == 6
+
+
+def test_a_lease_that_ran_out_for_the_last_time_ends_the_joins() -> None:
+    node = Node("joinable", max_deliveries=1)
+    client = node.client("hangs", "r")
+    node.put(node.creator, b"item")
+    client.about_lease(node.now, channel=CHANNEL, item=lease(node, client), what="keep", seconds=1.0)
+    join = node.creator.request(node.now, op="join", channel=CHANNEL)
+    node.settle()
+    assert join.answer is None
+    node.now += 1.0
+    del node.clients["hangs"]  # it does not say a word
+    node.settle()
+    assert join.answer is not None
+    assert join.answer["finished"]
+
+
 def test_a_recall_that_finds_a_caller_waiting_leaves_it_its_credit() -> None:
     node = Node("pull")
     client = node.client("reader", "r")

@@ -121,3 +121,15 @@ def test_what_is_put_back_stands_in_its_old_place(batches: list[list[bytes]], da
         put_in_place(queue, back)
         missing = {pair for run in out for pair in _placed(run)}
         assert [pair for run in queue for pair in _placed(run)] == [pair for pair in model if pair not in missing]
+
+
+def test_a_copy_keeps_nothing_of_the_frame_that_its_items_came_in() -> None:
+    run = _run([b"one", b"two", b"three"], place=7)
+    part = run.part(1, 2)
+    part.deliveries = 3
+    copy = part.copy()
+    assert (_placed(copy), copy.deliveries) == ([(8, b"two")], 3)
+    assert bytes(copy.batch.payload) == b"two"
+    assert run.copy() is run
+    large = _large(b"large")
+    assert large.copy() is large

@@ -309,6 +309,8 @@ class DeviceMachine(RuleBasedStateMachine):
     def sizes_are_right(self) -> None:
         there = sum(map(len, [*self.queued(), *self.dealt(), *self.condemned()]))
         assert self.device.bytes == self.memory.bytes == there
+        assert self.memory.dead == sum(letter.run.size for letter in self.device.dead_letters.values())
+        assert self.device.empty == (not self.device.qsize())
         for reader in self.device.readers.values():
             assert reader.bytes == sum(map(len, self.leased(reader)))
 
@@ -676,3 +678,14 @@ def test_the_items_of_a_closed_queue_are_forgotten() -> None:
     desk.put(b"abc")
     desk.device.close()
     assert desk.memory.bytes == 0
+
+
+def test_a_dead_letter_does_not_keep_the_frame_that_it_came_in() -> None:
+    desk = Desk(PullDevice, max_deliveries=1)
+    desk.put(*(b"%d" % number for number in range(1000)))
+    desk.device.ready("reader", Ready(1, 0, 1), 0.0)
+    assert desk.device.give_back("reader", 0, "it is wrong", 0.0)
+    (letter,) = desk.device.dead_letters.values()
+    assert bytes(letter.run.batch.payload) == b"0"
+    desk.device.close()
+    assert desk.memory.dead == 0
