@@ -49,8 +49,9 @@ HEARTBEAT: Final = 1.0
 LULL: Final = 0.01
 """Seconds without a waiting caller after which the I/O thread drives again."""
 
-REFUSALS: Final = 1.0
-"""Seconds for which a connection over a network is tried again although it is refused, or breaks at once."""
+REFUSALS: Final = 0.8
+"""Seconds for which a connection over a network is tried again although it is refused, or breaks at once. With the
+pause between two attempts this is less than the second within which all are told that the node is gone."""
 
 ATTEMPT: Final = 0.5
 """Seconds after which a connection over a network is tried for anew, if it did not take longer before."""
