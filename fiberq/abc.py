@@ -8,7 +8,7 @@ the name that users write in their config.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import ClassVar, NamedTuple, TypeAlias
 
 __all__ = [
@@ -75,12 +75,21 @@ class PeerLost(NamedTuple):
     peer: Hashable
 
 
+def _unheard(end: object, why: str) -> None:
+    """What a server socket tells of refusals where nobody listens."""
+
+
 class ServerSocket(ABC):
     """The listening side: one socket, any number of peers. Not thread-safe, but for `close`.
 
     A peer is one connection, never an identity that the client chose: a client that connects again is a new peer. The
     core may set the limits before it calls `bind`; who exceeds one is cut off, and disturbs nobody else.
     """
+
+    refused: Callable[[object, str], None] = staticmethod(_unheard)
+    """The core may set this, too. A socket calls it, from any thread, for each client that it turns away before there
+    is a peer: with the other end, as `getpeername` says (`None` if it is not known), and why, in words of its own. It
+    takes a moment and never raises. Who leaves by himself is not refused. A transport may leave these calls out."""
 
     max_connections: int = 4096
     """Connections at a time. Those that are there go on when another one comes."""

@@ -12,6 +12,7 @@ from fiberq.abc import Credentials, ServerSocket, Transport
 from fiberq.access import Authority, Keys
 from fiberq.address import parse
 from fiberq.errors import AddressError, TransportError
+from fiberq.refused import Refusals
 from fiberq.registry import make_server
 
 __all__ = ["Listening", "advertised", "listen", "near"]
@@ -66,6 +67,7 @@ def listen(
             )
         keys = authority = None
     server = make_server(target, transport, None if keys is None else Credentials(keys.secret))
+    server.refused = Refusals()
     server.max_connections = min(max_connections, _descriptors())
     if max_bytes is not None:
         server.max_message = max_bytes + AROUND

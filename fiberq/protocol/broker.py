@@ -248,7 +248,8 @@ class Broker:
         for key, value in ours.items():
             if hello.get(key) != value:
                 text = f"this node speaks {key} {value}, the client {hello.get(key)}: install the same fiberq on both"
-                self._answer_stranger(peer, _refused(text, "version"))
+                if self._answer_stranger(peer, _refused(text, "version")):
+                    log.warning("a process on %s was refused: it speaks another %s", host_of(hello), key)
                 return
         name, received, hellos = hello.get("session"), hello.get("received"), hello.get("hellos")
         if type(hello.get("pid", 0)) is not int:

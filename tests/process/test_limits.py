@@ -29,6 +29,8 @@ class Served:
         self.server = server
         self.address = ""
         self.events: list[Message | PeerLost] = []
+        self.refused: list[tuple[object, str]] = []
+        server.refused = lambda *refusal: self.refused.append(refusal)
         self._drops: list[object] = []
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run)
@@ -97,6 +99,7 @@ def test_one_connection_too_many_is_refused_and_the_others_go_on(served: Served)
     for _ in range(3):
         with pytest.raises((ConnectError, ConnectionLost)):
             assert served.client().recv(PATIENCE)
+    until(lambda: len([why for _, why in served.refused if "3 connections" in why]) >= 3)
     count = len(served.events)
     for client in clients:
         client.send([b"still here"])
@@ -153,7 +156,12 @@ def test_who_does_not_shake_hands_is_hung_up_on(served: Served) -> None:
                     pass
             except ConnectionResetError:
                 pass
+        mine = {mute.getsockname() for mute in mutes}
+        until(lambda: {end for end, why in served.refused if "handshake" in why} == mine)
     assert not is_lost(client)
+    client.close()
+    until(lambda: isinstance(served.events[-1], PeerLost))
+    assert len(served.refused) == len(mine)
 
 
 BEGINNINGS = {

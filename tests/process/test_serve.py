@@ -6,7 +6,9 @@ import json
 import logging
 import os
 import pickle
+import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -38,6 +40,7 @@ from fiberq.errors import (
     TransportError,
 )
 from fiberq.listening import advertised, listen
+from fiberq.refused import LINES, PERIOD
 from fiberq.registry import load, resolve
 
 COMMAND = (sys.executable, "-m", "fiberq")
@@ -336,6 +339,32 @@ def test_who_has_no_key_or_another_is_refused(node: Standing, transport: str) ->
         with pytest.raises(ConnectError) as raised:
             Queue("jobs")
         assert key is None or key not in str(raised.value)
+
+
+@pytest.mark.parametrize("key", [None, Authority(make_keys()).owner_key], ids=["none", "another"])
+def test_who_has_no_key_or_another_leaves_a_line(node: Standing, transport: str, key: str | None) -> None:
+    config.node = str(read_url(node.url)._replace(key=key))
+    config.transport = transport
+    with pytest.raises(ConnectError):
+        Queue("jobs")
+    line = re.compile(r" a client( at 127\.0\.0\.1:\d+)? was refused: it [a-z ,:]+$", re.MULTILINE)
+    until(lambda: line.search(node.log.read_text()))
+    assert key is None or key not in node.log.read_text()
+
+
+def test_strangers_leave_few_lines_and_their_number(node: Standing) -> None:
+    host, _, port = read_url(node.url).address.location.rpartition(":")
+    for _ in range(50):
+        with socket.create_connection((host, int(port)), PATIENCE) as stranger:
+            stranger.sendall(b"GET /\nnode ended HTTP/1.0\r\n\r\n" * 5)
+            with suppress(ConnectionError):
+                while stranger.recv(1000):
+                    pass
+    until(lambda: "more clients were refused" in node.log.read_text(), 2 * PERIOD)
+    log = node.log.read_text()
+    assert log.count("was refused") == LINES
+    assert "GET" not in log
+    assert "node ended" not in log
 
 
 def test_who_can_connect_but_has_no_right_is_refused(node: Standing) -> None:

@@ -119,6 +119,16 @@ def test_who_has_no_right_is_told_so_once_a_second(broker: Broker) -> None:
     assert peer.listen() == []
 
 
+def test_who_has_another_version_leaves_a_line_that_is_not_his_own(
+    broker: Broker, caplog: pytest.LogCaptureFixture
+) -> None:
+    peer = Peer(broker, "stranger")
+    for _ in range(2):
+        peer.hello(protocol="1\n2", host="a\nb", pid="3\n4")
+    (line,) = (each.getMessage() for each in caplog.records)
+    assert line == r"a process on 'a\nb' was refused: it speaks another protocol"
+
+
 def test_hellos_have_an_end(broker: Broker) -> None:
     peer = member(broker, ("jobs", "rw"))
     hellos = iter(range(2, 100))

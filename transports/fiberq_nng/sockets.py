@@ -24,6 +24,7 @@ from fiberq.errors import ClosedError, ConnectError, ConnectionLost, TransportEr
 
 from . import tls
 from .address import Endpoint, parse
+from .descriptors import KEPT
 from .native import load
 from .strangers import Strangers
 from .wire import COPY_BELOW, Wire
@@ -38,7 +39,8 @@ _SEND_QUEUE_MAX = 8192  # NNG's limit; it drains into one queue of 64 for each p
 _STALLED = 5.0  # seconds
 _LONGEST_WAIT = 86_400.0  # seconds: `poll` counts milliseconds in 32 bits
 _NEVER = 0x7FFFFFFF  # milliseconds
-_IN6 = 4  # NNG_AF_INET6
+_NOWHERE: Endpoint = ("", 0)
+_IN, _IN6 = 3, 4  # NNG_AF_INET, NNG_AF_INET6
 _NONBLOCK, _AGAIN, _CLOSED = 2, 8, 7  # NNG_FLAG_NONBLOCK, NNG_EAGAIN, NNG_ECLOSED: part of NNG's ABI
 
 
@@ -211,7 +213,10 @@ class NngServer(_Socket, ServerSocket):
         super().__init__(credentials, heartbeat, "nng_rep0_open_raw", _SEND_QUEUE_MAX, _SERVER_QUEUE)
         self._ready: deque[Message | PeerLost] = deque()
         self._removed: deque[int] = deque()
-        self._pipes: set[int] = set()
+        self._pipes: dict[int, Endpoint] = {}
+        """Where they come from, or `_NOWHERE`."""
+        self._gone: deque[tuple[float, Endpoint]] = deque()
+        self._too_many: deque[Endpoint] = deque()
         self._strangers: list[Strangers] = []
         self._pipe = self._ffi.new("uint32_t *")
         self._pipe_of, self._route = self._lib.nng_msg_header_trim_u32, self._lib.nng_msg_header_append_u32
@@ -241,7 +246,8 @@ class NngServer(_Socket, ServerSocket):
             self._native.check(self._lib.nng_listener_get_int(cell[0], b"tcp-bound-port", port))
             target = target._replace(port=port[0])
             if credentials is not None:
-                self._strangers.append(Strangers(port[0], self._other_ends))
+                listener = cell[0]
+                self._strangers.append(Strangers(port[0], self, lambda: self._failed(listener)))
         self._endpoints.add(target.endpoint())
         return str(target)
 
@@ -288,23 +294,41 @@ class NngServer(_Socket, ServerSocket):
         super().abandon()
 
     def admits(self, pipe: int) -> bool:
-        self._pipes.add(pipe)
-        return len(self._pipes) <= self.max_connections
+        end = self._pipes[pipe] = self._other_end(pipe)
+        welcome = len(self._pipes) <= self.max_connections
+        if not welcome:
+            self._too_many.append(end)
+        return welcome
 
     def pipe_removed(self, pipe: int) -> None:
-        self._pipes.discard(pipe)
+        self._gone.append((monotonic(), self._pipes.pop(pipe, _NOWHERE)))
         self._removed.append(pipe)
         self._waiter.wake()
 
-    def _other_ends(self) -> set[tuple[str, int]]:
-        """Where the connections come from."""
-        ends = set()
+    def other_ends(self) -> set[Endpoint]:
+        return set(self._pipes.copy().values())
+
+    def ends_gone(self) -> set[Endpoint]:
+        return {end for _, end in self._gone.copy()}
+
+    def _other_end(self, pipe: int) -> Endpoint:
         address = self._ffi.new("nng_sockaddr *")
-        for number in list(self._pipes):
-            pipe = self._ffi.new("nng_pipe *", (number,))[0]
-            if not self._closed and not self._lib.nng_pipe_get_addr(pipe, b"remote-address", address):
-                ends.add(_host_and_port(self._ffi, address))
-        return ends
+        if self._lib.nng_pipe_get_addr(self._ffi.new("nng_pipe *", (pipe,))[0], b"remote-address", address):
+            return _NOWHERE
+        return _host_and_port(self._ffi, address)
+
+    def _failed(self, listener: Any) -> int:
+        """How many handshakes have failed, in NNG's own count. Those that the other end broke off are not in it."""
+        if self._closed:
+            return 0
+        cell = self._ffi.new("nng_stat **")
+        if self._lib.nng_stats_get(cell):
+            return 0
+        try:
+            scope = self._lib.nng_stat_find_listener(cell[0], listener)
+            return 0 if not scope else int(self._lib.nng_stat_value(self._lib.nng_stat_find(scope, b"auth")))
+        finally:
+            self._lib.nng_stats_free(cell[0])
 
     def _take(self) -> Message | None:
         """Return the next message of NNG's queue, if there is one, and skip garbage."""
@@ -339,6 +363,15 @@ class NngServer(_Socket, ServerSocket):
             self._ready.append(message)
         for _ in range(removed):
             self._ready.append(PeerLost(self._removed.popleft()))
+        self._tell_of_removed()
+
+    def _tell_of_removed(self) -> None:
+        while self._too_many:
+            end = self._too_many.popleft()
+            self.refused(None if end == _NOWHERE else end, f"there are {self.max_connections} connections already")
+        earliest = monotonic() - KEPT
+        while self._gone and self._gone[0][0] < earliest:
+            self._gone.popleft()
 
     def _send_again(self, msg: Any, code: int) -> None:
         # This queue is emptied by NNG, into those of the peers, whatever the peers do. It is full only for a moment.
@@ -448,7 +481,9 @@ class NngClient(_Socket, ClientSocket):
 
 
 def _host_and_port(ffi: Any, address: Any) -> tuple[str, int]:
-    """What `getpeername` says of an address of NNG's, whose numbers are in network order."""
+    """What `getpeername` says of an address of NNG's, whose numbers are in network order; `_NOWHERE` for a path."""
+    if address.s_family not in (_IN, _IN6):
+        return _NOWHERE
     if address.s_family == _IN6:
         host = socket.inet_ntop(socket.AF_INET6, bytes(ffi.buffer(address.s_in6.sa_addr)))
         return host, socket.ntohs(address.s_in6.sa_port)

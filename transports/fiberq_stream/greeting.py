@@ -39,10 +39,10 @@ class Greeting:
             self.tls = Tls(serving)
 
     def feed(self, data: bytes = b"") -> bytes:
-        """Raises `Ended` for one who is not welcome."""
+        """Raises `Ended`, with the reason, for one who is not welcome."""
         self._allowed -= len(data)
         if self._allowed < 0:
-            raise Ended("too long a greeting")
+            raise Ended("it said too much before it showed a key")
         say = b""
         if self.tls is not None:
             if not self.tls.binding:
@@ -57,7 +57,7 @@ class Greeting:
         self._heard += data
         if len(self._heard) >= len(self._theirs):
             if not hmac.compare_digest(self._heard, self._proof(self._theirs)):
-                raise Ended("refused")
+                raise Ended("it speaks another protocol" if self.tls is None else "it has another key")
             self.done = True
             if self._serving:
                 say += self._word(self._mine)

@@ -35,6 +35,8 @@ class Guest(NamedTuple):
     """Somebody who has not finished his greeting."""
 
     sock: socket.socket
+    end: object
+    """Where he comes from, as `accept` says."""
     greeting: Greeting
     since: float
 
@@ -139,7 +141,7 @@ class Server(ServerSocket):
             due = guest.since + GREETING_SECONDS
             if now < due:
                 break
-            self._dismiss(name)
+            self._dismiss(name, f"its handshake took more than {GREETING_SECONDS:g} s")
         if self._resume_at is not None and now >= self._resume_at:
             self._resume_at = None
             for listener in self._listeners:
@@ -151,26 +153,27 @@ class Server(ServerSocket):
 
     def _accept(self, listener: Listener, _mask: int) -> None:
         try:
-            sock, _ = listener.sock.accept()
+            sock, end = listener.sock.accept()
         except (BlockingIOError, ConnectionAbortedError):
             return
         except OSError as error:  # No descriptor is left, or no memory: the listener stays readable.
             if of_handler(error):
                 raise
             if self._guests:
-                self._dismiss(next(iter(self._guests)))
+                self._dismiss(next(iter(self._guests)), "no descriptor was left")
             else:
                 self._pause()
             return
         if len(self._peers) >= self.max_connections:
             sock.close()
+            self.refused(end, f"there are {self.max_connections} connections already")
             return
         name = next(self._names)
         sock.setblocking(False)
-        self._guests[name] = Guest(sock, Greeting(self._secret, serving=True), time.monotonic())
+        self._guests[name] = Guest(sock, end, Greeting(self._secret, serving=True), time.monotonic())
         self._selector.register(sock, READ, partial(self._greet, name))
         if len(self._guests) > STRANGERS:
-            self._dismiss(next(iter(self._guests)))
+            self._dismiss(next(iter(self._guests)), f"more than {STRANGERS} were at their handshake")
         self._greet(name, READ)
 
     def _pause(self) -> None:
@@ -182,21 +185,21 @@ class Server(ServerSocket):
     def _greet(self, name: int, _mask: int) -> None:
         if name not in self._guests:
             return  # He was dismissed for a newcomer in this very turn.
-        sock, greeting, _ = self._guests[name]
+        sock, _, greeting, _ = self._guests[name]
         try:
             data = sock.recv(4096)
             if not data:
                 raise Ended
             say = greeting.feed(data)
             if say and sock.send(say, AT_ONCE) < len(say):
-                raise Ended
+                raise Ended("it does not read")
             if greeting.done:
                 no_delay(sock)
                 watch(sock.fileno(), self._heartbeat)
         except BlockingIOError:
             return
         except BaseException as error:
-            self._dismiss(name)
+            self._dismiss(name, str(error) if isinstance(error, Ended) else "")
             if not isinstance(error, (Ended, OSError)) or of_handler(error):
                 raise
             return
@@ -209,8 +212,12 @@ class Server(ServerSocket):
             self._selector.modify(sock, READ, partial(self._serve, name, connection))
             self._busy.discard(name)
 
-    def _dismiss(self, name: int) -> None:
-        self._close(self._guests.pop(name).sock)
+    def _dismiss(self, name: int, why: str) -> None:
+        """Hang up on a guest. Who is to be told why has not left by himself."""
+        guest = self._guests.pop(name)
+        self._close(guest.sock)
+        if why:
+            self.refused(guest.end, why)
 
     def _close(self, sock: socket.socket) -> None:
         with suppress(KeyError, ValueError):

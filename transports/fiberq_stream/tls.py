@@ -55,7 +55,7 @@ class Tls:
         except ssl.SSLWantReadError:
             pass
         except ssl.SSLError as error:
-            raise Ended from error
+            raise Ended("it has no key, or speaks another protocol") from error
         return self._outgoing.read()
 
     def seal(self, buffers: Iterable[Buffer]) -> Iterator[bytes]:
@@ -79,5 +79,6 @@ class Tls:
             except ssl.SSLWantReadError:
                 pass
             except ssl.SSLError as error:
-                raise Ended from error
+                farewell = isinstance(error, ssl.SSLZeroReturnError)
+                raise Ended("" if farewell else "what it sent cannot be decrypted") from error
         return b"".join(plain)

@@ -14,7 +14,7 @@ from contextlib import suppress
 from struct import Struct
 from typing import Final
 
-__all__ = ["LONGEST", "hang_up", "progress"]
+__all__ = ["LONGEST", "hang_up", "other_end", "progress"]
 
 LONGEST: Final = 16_384
 """Bytes that a client may send before it is admitted; a handshake has about 600."""
@@ -36,6 +36,15 @@ def progress(number: int) -> bool | None:
     except (OSError, ValueError):
         return None
     return None if had > _ADMITTED else sent > LONGEST
+
+
+def other_end(number: int) -> object:
+    """Where the connection at this descriptor comes from, as `getpeername` says; `None` if it is gone."""
+    try:
+        with socket.socket(fileno=os.dup(number)) as sock:
+            return sock.getpeername()
+    except OSError:
+        return None
 
 
 def hang_up(number: int) -> None:

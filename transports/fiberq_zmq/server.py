@@ -26,7 +26,8 @@ from fiberq.errors import AddressError, ClosedError, TransportError
 from fiberq.vanished import watch
 
 from .base import DONTWAIT, EVENTS, RCVMORE, SNDMORE, Base, parse
-from .greeting import hang_up, progress
+from .greeting import LONGEST, hang_up, progress
+from .guests import HANDSHAKE, OUTCOMES, Guests
 from .wire import PROBE, Malformed, decode, encode
 
 __all__ = ["ZmqServer"]
@@ -74,14 +75,14 @@ class ZmqServer(Base, ServerSocket):
         user: str | None,
         heartbeat: float,
     ) -> None:
-        super().__init__(context, zmq.ROUTER, zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED)
+        super().__init__(context, zmq.ROUTER, zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED | OUTCOMES)
         self._context = context
         self._on_close = closed
         self._user = user
         self._heartbeat = heartbeat
         self._ports: set[int] = set()
         self._socket.set(zmq.ROUTER_MANDATORY, 1)
-        self._socket.set(zmq.HANDSHAKE_IVL, 5000)
+        self._socket.set(zmq.HANDSHAKE_IVL, int(HANDSHAKE * 1000))
         for option, value in options.items():
             self._socket.set(option, value)
         self._recv: Callable[..., Any] = self._socket.recv
@@ -96,6 +97,7 @@ class ZmqServer(Base, ServerSocket):
         self._greeting: dict[
             int, None
         ] = {}  # descriptors of connections that may not be admitted yet, the oldest first
+        self._guests = Guests(lambda end, why: self.refused(end, why))
         self._leaving: dict[bytes, None] = {}
         self._round = 0
         self._idle = False
@@ -288,6 +290,7 @@ class ZmqServer(Base, ServerSocket):
         if number not in self._descriptors:
             self._descriptors[number] = Descriptor()
             self._descriptors[number].doubt()
+        self._guests.spoke(number)
         descriptor = self._descriptors[number]
         if not descriptor.open or not descriptor.unseen:
             self._lose(peer)
@@ -308,8 +311,21 @@ class ZmqServer(Base, ServerSocket):
         """Take in what the monitor reports, and probe the suspects."""
         now = monotonic()
         self._look_at = now + LOOK
+        self._take_in(now)
+        while self._guests.place():
+            self._take_in(now)
+        if self._greeting:
+            self._look_at_greetings()
+        if self._suspects and now >= self._probe_at:
+            self._probe_at = now + PROBE_EVERY
+            self._probe(now)
+
+    def _take_in(self, now: float) -> None:
         while (report := self._monitored()) is not None:
             event, number = report
+            if event & OUTCOMES:
+                self._guests.outcome(event, number)
+                continue
             descriptor = self._descriptors.setdefault(number, Descriptor())
             if descriptor.peer is not None:
                 self._lose(descriptor.peer)
@@ -317,21 +333,19 @@ class ZmqServer(Base, ServerSocket):
             self._connections += (event == zmq.EVENT_ACCEPTED) - descriptor.open
             descriptor.open = event == zmq.EVENT_ACCEPTED
             self._greeting.pop(number, None)
-            if descriptor.open and self._connections > self.max_connections:
-                hang_up(number)
-            elif descriptor.open and self._user is not None:
-                self._greeting[number] = None
-            if descriptor.open:
-                descriptor.unseen += 1
-                if self._ports:
-                    watch(number, self._heartbeat, self._ports)
-            else:
+            if not descriptor.open:
+                self._guests.went(number, now)
                 self._settling.append(descriptor)
-        if self._greeting:
-            self._look_at_greetings()
-        if self._suspects and now >= self._probe_at:
-            self._probe_at = now + PROBE_EVERY
-            self._probe(now)
+                continue
+            self._guests.came(number, now)
+            if self._connections > self.max_connections:
+                self._guests.turn_away(number, f"there are {self.max_connections} connections already")
+                hang_up(number)
+            elif self._user is not None:
+                self._greeting[number] = None
+            descriptor.unseen += 1
+            if self._ports:
+                watch(number, self._heartbeat, self._ports)
 
     def _look_at_greetings(self) -> None:
         """libzmq itself ends those that take too long."""
@@ -341,6 +355,8 @@ class ZmqServer(Base, ServerSocket):
                 del self._greeting[number]
             elif too_much or len(self._greeting) > STRANGERS:
                 del self._greeting[number]
+                crowd = f"more than {STRANGERS} were at their handshake"
+                self._guests.turn_away(number, f"it sent {LONGEST} bytes without a key" if too_much else crowd)
                 hang_up(number)
 
     def _probe(self, now: float) -> None:

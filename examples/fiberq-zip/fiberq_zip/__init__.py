@@ -49,6 +49,8 @@ class ZipServer(ServerSocket):
 
     @named
     def bind(self, address: str) -> str:
+        for each in ("max_connections", "max_message", "refused"):
+            setattr(self._inner, each, getattr(self, each))
         return self._inner.bind(address)
 
     @named
