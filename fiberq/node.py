@@ -15,11 +15,13 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
-from typing import Any, Final
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from typing import Any, Final, TypeAlias
 
 from fiberq.abc import Message, ServerSocket, Transport
 from fiberq.access import Authority, make_keys
+from fiberq.address import parse
 from fiberq.errors import FiberqError, TransportError
 from fiberq.listening import Listening, advertised, listen, near
 from fiberq.private import private_directory, sweep
@@ -29,6 +31,9 @@ from fiberq.steady import Steady
 
 BURST: Final = 64
 """Messages that are taken in before what they caused is sent."""
+
+SocketFiles: TypeAlias = "list[tuple[str, os.stat_result]]"
+"""The files at which a node listens, and by what it knows that they are still its own."""
 
 LOOK: Final = 0.25
 """Seconds between two looks of a node that stands alone whether it is to end."""
@@ -78,11 +83,13 @@ def main(settings: dict[str, Any]) -> None:
     answers = os.dup(1)
     os.dup2(_error_output(), 1)  # a transport that prints something is no answer
     directory = private_directory()
+    files: SocketFiles = []
     try:
-        threading.Thread(target=_watch, args=(parent, directory), daemon=True).start()
+        threading.Thread(target=_watch, args=(parent, directory, files), daemon=True).start()
         try:
             transport = make(settings["target"], settings["heartbeat"])
             found = _listen(settings, transport, directory)
+            files += _socket_files(found.addresses)
             far = found.addresses[-1] if settings["listen"] else None
             answer = {
                 "address": near(found.addresses[0]),
@@ -103,7 +110,7 @@ def main(settings: dict[str, Any]) -> None:
         broker = Broker(os.urandom(8).hex(), authority=found.authority, **settings["broker"])
         serve(found.server, broker, settings["spin_us"] / 1e6)
     finally:
-        shutil.rmtree(directory, ignore_errors=True)
+        _remove(directory, files)
 
 
 def _error_output() -> int:
@@ -137,7 +144,20 @@ def _own_address(transport: Transport, directory: str) -> str:
     )
 
 
-def _watch(parent: int, directory: str) -> None:
+def _socket_files(addresses: Iterable[str]) -> SocketFiles:
+    paths = [parsed.location for parsed in map(parse, addresses) if parsed.scheme == "ipc"]
+    return [(path, os.stat(path)) for path in paths]
+
+
+def _remove(directory: str, files: SocketFiles) -> None:
+    for path, status in files:
+        with suppress(OSError):
+            if os.path.samestat(os.lstat(path), status):  # else another node listens there by now
+                os.unlink(path)
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+def _watch(parent: int, directory: str, files: SocketFiles) -> None:
     """End this process when `parent` ends, whatever state the rest is in."""
     sweep()
     if sys.platform == "linux":
@@ -152,9 +172,5 @@ def _watch(parent: int, directory: str) -> None:
                 pass
     while os.getppid() == parent:
         time.sleep(0.2)
-    _end(directory)
-
-
-def _end(directory: str) -> None:
-    shutil.rmtree(directory, ignore_errors=True)
+    _remove(directory, files)
     os._exit(0)

@@ -716,6 +716,21 @@ def test_a_program_can_offer_its_queues_to_other_machines(transport: str, progra
     assert running.read() == "from there"
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_programs_own_node_leaves_no_socket_where_it_listens(
+    number: signal.Signals, transport: str, program: type[Program], short_dir: Path
+) -> None:
+    if transport == "nng":
+        pytest.skip("it does not listen at ipc for others, as it cannot protect that")
+    path = short_dir / "node"
+    running = program(PROGRAM.format(transport=transport, listen=f"config.listen = 'ipc://{path}'"))
+    _, url = running.read().split()
+    assert f"@{path}" in url
+    assert path.is_socket()
+    running.process.send_signal(number)
+    until(lambda: not path.exists())
+
+
 @pytest.mark.usefixtures("transport")
 def test_a_handle_that_comes_to_another_machine_says_what_to_do() -> None:
     with SimpleQueue[int]() as queue:
