@@ -33,6 +33,9 @@ _URL: Final = re.compile(
     r"(?P<transport>[A-Za-z0-9_.-]+)\+(?P<scheme>[a-z][a-z0-9.-]*)://(?:(?P<key>[A-Za-z0-9_-]+)@)?"
 )
 
+_SECRET: Final = re.compile(r"[A-Za-z0-9_-]{43}")
+"""What has the first of a node's secrets in it, as a URL shows it."""
+
 
 class Keys(NamedTuple):
     """A node's secrets: what clients need to connect, and what it signs their rights with."""
@@ -265,4 +268,7 @@ def read_url(text: str) -> Url:
     key = found["key"]
     if key is not None:
         split_key(key)
-    return Url(found["transport"], parse(f"{found['scheme']}://{text[found.end() :]}"), key)
+    address = parse(f"{found['scheme']}://{text[found.end() :]}")
+    if key is None and address.scheme == "tcp" and _SECRET.search(address.location):
+        raise AddressError("the URL of a node has a key, and no @ behind it: copy the whole URL")
+    return Url(found["transport"], address, key)

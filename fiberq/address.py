@@ -28,6 +28,9 @@ ENDS = ("r", "w", "a", "b")
 MAX_NAME = 255
 """Characters that a queue's name may have."""
 
+MAX_LABEL = 63
+"""Characters between two dots of a host's name (RFC 1035); a node's key has more."""
+
 _EXAMPLE = '"tcp://127.0.0.1:9000" or "ipc:///run/fiberq/node.sock"'
 _TCP = re.compile(r"(\[[0-9A-Fa-f:.]+(?:%[\w.-]+)?\]|[A-Za-z0-9_](?:[A-Za-z0-9._-]*))(?::([0-9]{1,5}))?", re.ASCII)
 _NUMBER = re.compile(r"[0-9a-f]{16}", re.ASCII)
@@ -130,6 +133,8 @@ def _check_location(address: str, scheme: str, location: str) -> None:
         match = _TCP.fullmatch(location)
         if not match or (location[0] == "[" and not _is_ipv6(match[1])):
             raise _error(address, "tcp:// must be followed by HOST or HOST:PORT, an IPv6 host in brackets")
+        if max(map(len, match[1].split("."))) > MAX_LABEL:
+            raise _error(address, f"a host's name has at most {MAX_LABEL} characters between its dots")
         if match[2] and int(match[2]) > 65535:
             raise _error(address, "the port must be a number from 0 to 65535")
     elif scheme == "ipc" and not location.startswith("/"):
@@ -149,8 +154,8 @@ def _is_ipv6(bracketed: str) -> bool:
 
 
 def hidden(text: str) -> str:
-    """`text` without what may be a credential in it."""
-    return re.sub(r"(//)[^/]*@|(#|\?.*=)(?s:.*)", r"\1...", text)
+    """`text` without what may be a credential in it: a key is so long that what would be left of it is no use."""
+    return re.sub(r"(//)[^/]*@|(#|\?.*=)(?s:.*)|[A-Za-z0-9_-]{32,}", r"\1...", text)
 
 
 def _error(address: object, reason: str) -> AddressError:

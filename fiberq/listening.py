@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from fiberq.abc import Credentials, ServerSocket, Transport
 from fiberq.access import Authority, Keys
-from fiberq.address import parse
+from fiberq.address import hidden, parse
 from fiberq.errors import AddressError, TransportError
 from fiberq.refused import Refusals
 from fiberq.registry import make_server
@@ -89,7 +89,7 @@ def advertised(bound: str, advertise: str | None) -> str:
         return f"tcp://{_own_host() if host in ANYWHERE else host}:{port}"
     given = parse(f"tcp://{advertise}")
     if given.device is not None:
-        raise AddressError(f"what is advertised is a host, or host:port, not {advertise!r}")
+        raise AddressError(f"what is advertised is a host, or host:port, not {hidden(advertise)!r}")
     tail = given.location.rpartition("]")[2]
     return given.node if ":" in tail else f"{given.node}:{port}"
 

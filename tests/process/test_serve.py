@@ -41,7 +41,7 @@ from fiberq.errors import (
 )
 from fiberq.listening import advertised, listen
 from fiberq.refused import LINES, PERIOD
-from fiberq.registry import load, resolve
+from fiberq.registry import load, make, make_client, make_server, resolve
 
 COMMAND = (sys.executable, "-m", "fiberq")
 
@@ -789,6 +789,30 @@ def test_a_node_that_is_no_url_is_a_clear_error(text: str) -> None:
             Queue()
     finally:
         del config.node
+
+
+@pytest.mark.parametrize("instead", ["", "/", " ", "%40", "@@"])
+def test_a_url_that_lost_its_at_is_an_error_that_does_not_show_the_key(instead: str, transport: str) -> None:
+    key = Authority(make_keys()).owner_key
+    damaged = f"{transport}+tcp://{key}{instead}127.0.0.1:9/jobs"
+    maker = make(resolve(transport))
+    client = make_client(resolve(transport), maker, None)
+    server = make_server(resolve(transport), maker, None)
+    config.node = damaged
+    try:
+        for use in (
+            Queue,
+            lambda: fiberq.open(damaged),
+            lambda: fiberq.open(damaged.replace(key, key[:44])),
+            lambda: client.connect(damaged.partition("+")[2], 1.0),
+            lambda: server.bind(damaged.partition("+")[2]),
+        ):
+            with pytest.raises((AddressError, ConfigError, TransportError)) as raised:
+                use()
+            assert key[:32] not in str(raised.value)
+    finally:
+        del config.node
+        maker.close()
 
 
 def test_an_advertised_address_is_a_host_and_perhaps_a_port() -> None:

@@ -32,6 +32,22 @@ ADDRESSES = st.one_of(
 ).flatmap(lambda node: SUFFIXES.map(lambda suffix: Address(*node, *suffix)))
 
 
+LOST = [
+    "tcp://KEY192.0.2.1:7100",
+    "tcp://KEYhost.example.org",
+    "tcp://KEY:7100/jobs/r",
+    "tcp://KEY/host:7100",
+    "tcp://KEY host:7100",
+    "tcp://KEY%40host:7100",
+    "tcp:/KEY@host:7100",
+    "tcp:KEY@host:7100",
+    "KEY@host:7100",
+    "KEY",
+    "ipc://KEY/tmp/node",
+]
+"""URLs that lost their @, or more."""
+
+
 @given(ADDRESSES)
 def test_parse_undoes_format(parts: Address) -> None:
     assert parse(address.format(parts)) == parts
@@ -142,6 +158,7 @@ def test_a_lone_surrogate_in_a_name_is_an_address_error() -> None:
         "tcp://host:9000/jobs/r#SECRET",
         "tcp://host:9000/jobs/r?key=SECRET",
         "ipc:///a?jobs/r&key=SE\nSECRET",
+        *(each.replace("KEY", 13 * "SECRET") for each in LOST),
     ],
 )
 def test_the_error_for_a_url_that_was_passed_by_mistake_hides_its_credential(url: str) -> None:

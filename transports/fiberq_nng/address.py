@@ -7,6 +7,7 @@ import socket
 import sys
 from typing import NamedTuple
 
+from fiberq.address import hidden
 from fiberq.errors import AddressError
 
 __all__ = ["Address", "Endpoint", "parse"]
@@ -53,15 +54,17 @@ def parse(address: str) -> Address:
         return _ipc(address, rest)
     if separator and scheme == "tcp":
         return _tcp(address, rest)
-    raise AddressError(f"nng: an address is ipc://path or tcp://host:port, not {address!r}")
+    raise AddressError(f"nng: an address is ipc://path or tcp://host:port, not {hidden(address)!r}")
 
 
 def _ipc(address: str, path: str) -> Address:
     if not path or "\0" in path:
-        raise AddressError(f"nng: no path in the address {address!r}")
+        raise AddressError(f"nng: no path in the address {hidden(address)!r}")
     length = len(os.fsencode(path))
     if length > _PATH_LIMIT:
-        raise AddressError(f"nng: the path in {address!r} has {length} bytes; a socket's has at most {_PATH_LIMIT}")
+        raise AddressError(
+            f"nng: the path in {hidden(address)!r} has {length} bytes; a socket's has at most {_PATH_LIMIT}"
+        )
     return Address("ipc", path, "", 0)
 
 
@@ -73,7 +76,7 @@ def _tcp(address: str, rest: str) -> Address:
     else:
         valid = bool(host) and all(letter.isalnum() or letter in "-._" for letter in host)
     if not valid or not (port.isascii() and port.isdigit()) or int(port) > 65535:
-        raise AddressError(f"nng: {address!r} is not of the form tcp://host:port")
+        raise AddressError(f"nng: {hidden(address)!r} is not of the form tcp://host:port")
     return Address("tcp", "", host, int(port))
 
 

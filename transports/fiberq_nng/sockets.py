@@ -20,6 +20,7 @@ from time import monotonic, sleep
 from typing import Any
 
 from fiberq.abc import MIN_QUEUED, Buffer, ClientSocket, Credentials, Message, PeerLost, ServerSocket
+from fiberq.address import hidden
 from fiberq.errors import ClosedError, ConnectError, ConnectionLost, TransportError
 
 from . import tls
@@ -199,7 +200,7 @@ class _Socket:
     def _credentials_for(self, address: str, scheme: str) -> Credentials | None:
         """The credentials that protect `address`. NNG has no TLS on UNIX sockets: rather refuse than be open."""
         if self._credentials is not None and scheme != "tcp":
-            raise TransportError(f"nng: {address} cannot be protected by credentials: only tcp can")
+            raise TransportError(f"nng: {hidden(address)} cannot be protected by credentials: only tcp can")
         return self._credentials
 
 
@@ -227,7 +228,7 @@ class NngServer(_Socket, ServerSocket):
         target = parse(address)
         if target.scheme == "ipc" and _is_no_socket(target.path):
             # NNG would take it for a socket that a dead server left, and delete it.
-            raise TransportError(f"nng: cannot bind to {address}: there is a file that is not a socket")
+            raise TransportError(f"nng: cannot bind to {hidden(address)}: there is a file that is not a socket")
         credentials = self._credentials_for(address, target.scheme)
         if target.scheme == "tcp":
             self._native.watch(self._sock)
@@ -240,7 +241,7 @@ class NngServer(_Socket, ServerSocket):
         if code:
             self._check_open()
             self._lib.nng_listener_close(cell[0])
-            raise TransportError(f"nng: cannot bind to {address}: {self._native.reason(code)}")
+            raise TransportError(f"nng: cannot bind to {hidden(address)}: {self._native.reason(code)}")
         if target.scheme == "tcp":
             port = self._ffi.new("int *")
             self._native.check(self._lib.nng_listener_get_int(cell[0], b"tcp-bound-port", port))
@@ -414,7 +415,7 @@ class NngClient(_Socket, ClientSocket):
         if code:
             self._check_open()
             self.close()
-            raise ConnectError(f"nng: cannot connect to {address}: {self._native.reason(code)}")
+            raise ConnectError(f"nng: cannot connect to {hidden(address)}: {self._native.reason(code)}")
 
     def _dial(self, dialer: Any, timeout: float | None) -> int:
         """Return NNG's code for one attempt to connect. Only a blocking call tells why it failed: give it a thread."""
@@ -440,7 +441,7 @@ class NngClient(_Socket, ClientSocket):
             if code:
                 self._lib.nng_msg_free(msg)
         if code == _AGAIN:
-            raise TransportError(f"nng: more than {_CLIENT_QUEUE} messages to {self._address} are under way")
+            raise TransportError(f"nng: more than {_CLIENT_QUEUE} messages to {hidden(self._address)} are under way")
         if code:
             raise self._gone()
 
@@ -477,7 +478,7 @@ class NngClient(_Socket, ClientSocket):
     def _gone(self) -> Exception:
         if self._closed:
             return ClosedError("this nng socket is closed")
-        return ConnectionLost(f"nng: the connection to {self._address} is gone")
+        return ConnectionLost(f"nng: the connection to {hidden(self._address)} is gone")
 
 
 def _host_and_port(ffi: Any, address: Any) -> tuple[str, int]:

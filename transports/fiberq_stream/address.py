@@ -12,6 +12,7 @@ import time
 from contextlib import suppress
 from typing import Any, NamedTuple
 
+from fiberq.address import hidden
 from fiberq.errors import AddressError, TransportError
 
 LONGEST_PATH = 103
@@ -42,7 +43,9 @@ def resolve(address: str) -> list[Where]:
             return [(family, where) for family, _, _, _, where in found]
     except UnicodeError:
         pass  # No such path, or no such host name, can be.
-    raise AddressError(f"stream: neither tcp://host:port nor ipc:///path, of {LONGEST_PATH} bytes at most: {address!r}")
+    raise AddressError(
+        f"stream: neither tcp://host:port nor ipc:///path, of {LONGEST_PATH} bytes at most: {hidden(address)!r}"
+    )
 
 
 def drop(sock: socket.socket) -> None:

@@ -22,6 +22,7 @@ from contextlib import suppress
 from typing import Any
 
 from fiberq.abc import Buffer, ClientSocket
+from fiberq.address import hidden
 from fiberq.errors import ClosedError, ConnectError, ConnectionLost, TransportError
 from fiberq.vanished import watch
 
@@ -70,13 +71,15 @@ class Client(ClientSocket):
             try:
                 self._connection = self._reach(resolve(address), deadline)
             except TimeoutError as error:
-                raise ConnectError(f"stream: no answer from {address} within {timeout} s") from error
+                raise ConnectError(f"stream: no answer from {hidden(address)} within {timeout} s") from error
             except Ended as error:
-                raise ConnectError(f"stream: refused by {address}: other credentials, or another protocol") from error
+                raise ConnectError(
+                    f"stream: refused by {hidden(address)}: other credentials, or another protocol"
+                ) from error
             except OSError as error:
                 if of_handler(error):
                     raise
-                raise ConnectError(f"stream: cannot connect to {address}: {error.strerror}") from error
+                raise ConnectError(f"stream: cannot connect to {hidden(address)}: {error.strerror}") from error
             self._address = address
             self._gate.check()
 
@@ -133,7 +136,7 @@ class Client(ClientSocket):
         return self._connection
 
     def _loss(self) -> ConnectionLost:
-        return ConnectionLost(f"stream: the connection to {self._address} is lost")
+        return ConnectionLost(f"stream: the connection to {hidden(self._address)} is lost")
 
     def _arrived(self) -> bool:
         """Whether a message is there; reads what is to be had at once until one is."""

@@ -13,6 +13,7 @@ from itertools import count
 from typing import NamedTuple
 
 from fiberq.abc import Buffer, Message, PeerLost, ServerSocket
+from fiberq.address import hidden
 from fiberq.errors import TransportError
 from fiberq.vanished import watch
 
@@ -66,7 +67,7 @@ class Server(ServerSocket):
             except OSError as error:
                 if of_handler(error):
                     raise
-                raise TransportError(f"stream: cannot listen at {address}: {error.strerror}") from error
+                raise TransportError(f"stream: cannot listen at {hidden(address)}: {error.strerror}") from error
             with self._gate.lock:
                 self._listeners.append(listener)
                 if self._gate.closed:

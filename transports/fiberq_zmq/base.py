@@ -13,6 +13,7 @@ from time import monotonic
 import zmq
 import zmq.backend
 
+from fiberq.address import hidden
 from fiberq.errors import AddressError, ClosedError
 from fiberq.wakeup import Wakeup
 
@@ -35,16 +36,16 @@ def parse(address: str) -> tuple[str, str]:
     """Return the scheme and the rest of ``ipc://path`` or ``tcp://host:port``; raise `AddressError`."""
     scheme, separator, rest = address.partition("://")
     if not separator or scheme not in ("ipc", "tcp") or not rest or "\0" in rest:
-        raise AddressError(f"zmq: not an address: {address!r}; write ipc:///path or tcp://host:port")
+        raise AddressError(f"zmq: not an address: {hidden(address)!r}; write ipc:///path or tcp://host:port")
     if scheme == "ipc":
         if len(os.fsencode(rest)) > zmq.IPC_PATH_MAX_LEN:
             limit = f"the path may have at most {zmq.IPC_PATH_MAX_LEN} bytes on this system"
-            raise AddressError(f"zmq: the path is too long: {address!r}; {limit}")
+            raise AddressError(f"zmq: the path is too long: {hidden(address)!r}; {limit}")
     else:
         host, _, port = rest.rpartition(":")
         valid = port.isascii() and port.isdigit() and int(port) <= 65535
         if not valid or not host or any(c in host for c in ";/@ ") or (":" in host and host[0] + host[-1] != "[]"):
-            raise AddressError(f"zmq: not a TCP address: {address!r}; write tcp://host:port")
+            raise AddressError(f"zmq: not a TCP address: {hidden(address)!r}; write tcp://host:port")
     return scheme, rest
 
 

@@ -16,6 +16,7 @@ import zmq
 import zmq.backend
 
 from fiberq.abc import Buffer, ClientSocket
+from fiberq.address import hidden
 from fiberq.errors import AddressError, ClosedError, ConnectError, ConnectionLost, TransportError
 from fiberq.vanished import watch
 
@@ -81,7 +82,7 @@ class ZmqClient(Base, ClientSocket):
             try:
                 self._socket.connect(address)
             except zmq.ZMQError as error:
-                raise AddressError(f"zmq: cannot connect to {address}: {error.strerror}") from None
+                raise AddressError(f"zmq: cannot connect to {hidden(address)}: {error.strerror}") from None
             while not self._connected:
                 reason = self._look()
                 self._get(EVENTS)  # silences the socket's descriptor, which would end each wait at once
@@ -90,7 +91,7 @@ class ZmqClient(Base, ClientSocket):
                 if reason is not None and not self._connected:
                     self._lost = True
                     self._settle()
-                    raise ConnectError(f"zmq: cannot connect to {address}: {reason}")
+                    raise ConnectError(f"zmq: cannot connect to {hidden(address)}: {reason}")
             self._settle()
 
     def send(self, parts: Sequence[Buffer]) -> None:
@@ -201,7 +202,7 @@ class ZmqClient(Base, ClientSocket):
                     self._flag.set()
 
     def _gone(self) -> Exception:
-        return ConnectionLost(f"zmq: there is no connection to {self._address} any more")
+        return ConnectionLost(f"zmq: there is no connection to {hidden(self._address)} any more")
 
     def _broken(self, error: BaseException) -> BaseException:
         """Give the connection up: a message may be half sent or half received, and only a new connection is sound."""

@@ -22,6 +22,7 @@ import zmq
 import zmq.backend
 
 from fiberq.abc import Buffer, Message, PeerLost, ServerSocket
+from fiberq.address import hidden
 from fiberq.errors import AddressError, ClosedError, TransportError
 from fiberq.vanished import watch
 
@@ -116,7 +117,7 @@ class ZmqServer(Base, ServerSocket):
                 self._socket.bind(address)
             except zmq.ZMQError as error:
                 kind = AddressError if error.errno == errno.EINVAL else TransportError
-                raise kind(f"zmq: cannot bind to {address}: {error.strerror}") from None
+                raise kind(f"zmq: cannot bind to {hidden(address)}: {error.strerror}") from None
             if scheme == "ipc":
                 status = os.stat(rest)
                 self._files.append((rest, status.st_dev, status.st_ino))
@@ -409,11 +410,11 @@ def _check_free(address: str, path: str) -> None:
     """Refuse a path that is in use: libzmq would take it away from whoever has it."""
     try:
         if not stat.S_ISSOCK(os.stat(path).st_mode):
-            raise TransportError(f"zmq: cannot bind to {address}: the file exists and is not a socket")
+            raise TransportError(f"zmq: cannot bind to {hidden(address)}: the file exists and is not a socket")
     except FileNotFoundError:
         return
     except OSError as error:
-        raise TransportError(f"zmq: cannot bind to {address}: {error.strerror}") from None
+        raise TransportError(f"zmq: cannot bind to {hidden(address)}: {error.strerror}") from None
     with socket.socket(socket.AF_UNIX) as trial:
         trial.settimeout(0)
         try:
@@ -421,5 +422,5 @@ def _check_free(address: str, path: str) -> None:
         except ConnectionRefusedError:
             return
         except OSError as error:
-            raise TransportError(f"zmq: cannot bind to {address}: {error.strerror}") from None
-    raise TransportError(f"zmq: cannot bind to {address}: the address is in use")
+            raise TransportError(f"zmq: cannot bind to {hidden(address)}: {error.strerror}") from None
+    raise TransportError(f"zmq: cannot bind to {hidden(address)}: the address is in use")

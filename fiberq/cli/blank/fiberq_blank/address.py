@@ -7,6 +7,7 @@ import socket
 import sys
 from typing import NamedTuple
 
+from fiberq.address import hidden
 from fiberq.errors import AddressError
 
 from .base import NAME
@@ -69,4 +70,4 @@ def _is_ipv6(host: str) -> bool:
 
 
 def _wrong(address: str, advice: str) -> AddressError:
-    return AddressError(f"{NAME}: not an address: {address!r}; {advice}")
+    return AddressError(f"{NAME}: not an address: {hidden(address)!r}; {advice}")
