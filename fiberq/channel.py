@@ -369,9 +369,10 @@ class Channel:
         return self.attach().qsize(self.number)
 
     def flush(self, timeout: float | None = None) -> bool:
-        """Wait until the node has accepted what was put; return whether it has within `timeout` seconds."""
+        """Wait until the node has accepted what was put; return whether it has within `timeout` seconds. A thread that
+        was told that the node of a queue with a name is gone has put nothing into the next one."""
         link, writer = self._last or (self._link, self._writer)
-        return link is None or writer is None or link.forked or link.flush([writer], timeout)
+        return link is None or writer is None or not self._usable(link) or link.flush([writer], timeout)
 
     def cancel_linger(self) -> None:
         """The end of this process does not wait for what was put."""

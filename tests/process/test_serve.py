@@ -183,6 +183,33 @@ def test_each_thread_is_told_once_that_the_node_is_gone(node: Standing) -> None:
         each.close()
 
 
+@pytest.mark.parametrize("made", [lambda: Queue("jobs"), lambda: SimpleQueue(name="jobs")])
+def test_who_was_told_that_the_node_is_gone_is_not_told_again_at_the_end_of_the_block(
+    node: Standing, made: Callable[[], Any]
+) -> None:
+    with made() as jobs, made() as untold:
+        for each in (jobs, untold):
+            each.put("lost", sync=True)
+        node.stop(signal.SIGKILL)
+        node.start()
+        with pytest.raises(NodeError):
+            until(lambda: jobs.put("never", sync=True))
+        assert jobs.flush()
+
+
+@pytest.mark.parametrize("made", [lambda: Queue("jobs"), lambda: SimpleQueue(name="jobs")])
+def test_who_was_not_told_that_the_node_is_gone_is_told_at_the_end_of_the_block(
+    node: Standing, made: Callable[[], Any]
+) -> None:
+    jobs = made().__enter__()
+    jobs.put("lost", sync=True)
+    node.stop(signal.SIGKILL)
+    node.start()
+    until(lambda: jobs._channel._link.error)
+    with pytest.raises(NodeError):
+        jobs.__exit__(None, None, None)
+
+
 def test_a_lease_of_a_node_that_is_gone_ends_nothing_at_the_next(node: Standing) -> None:
     """The items of both have the same numbers, and here even the same reader."""
     with Queue[str]("jobs") as jobs:
