@@ -110,7 +110,7 @@ def parse_handle(handle: object) -> tuple[SockType, Address]:
 def check_sock_type(sock_type: object) -> SockType:
     """Return `sock_type`. Raises `AddressError` unless it is one of `SOCK_TYPES`."""
     if sock_type not in SOCK_TYPES:
-        raise AddressError(f'the socket type must be one of "r", "w" and "rw", not {sock_type!r}')
+        raise AddressError(f'the socket type must be one of "r", "w" and "rw", not {hidden(repr(sock_type))}')
     return sock_type
 
 
@@ -139,6 +139,8 @@ def _check_location(address: str, scheme: str, location: str) -> None:
             raise _error(address, "the port must be a number from 0 to 65535")
     elif scheme == "ipc" and not location.startswith("/"):
         raise _error(address, "ipc:// must be followed by an absolute path")
+    elif scheme != "ipc" and "@" in location:
+        raise _error(address, "a URL with a key is for fiberq.open, config.node and FIBERQ_NODE")
     elif not location or not location.isprintable() or "#" in location:
         raise _error(address, 'the location must be printable text without "#"')
 
@@ -160,5 +162,5 @@ def hidden(text: str) -> str:
 
 def _error(address: object, reason: str) -> AddressError:
     # Whoever passes a URL here by mistake is not to find its credential in a log.
-    shown = hidden(address) if isinstance(address, str) else address
-    return AddressError(f"{shown!r} is no address: {reason}; examples: {_EXAMPLE}")
+    shown = repr(hidden(address)) if isinstance(address, str) else f"an object of type {type(address).__name__}"
+    return AddressError(f"{shown} is no address: {reason}; examples: {_EXAMPLE}")

@@ -14,6 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 from .abc import API_VERSION, Capabilities, ClientSocket, Credentials, ServerSocket, Transport
+from .address import hidden
 from .errors import TransportLoadError, UnknownTransport
 
 if TYPE_CHECKING:
@@ -250,6 +251,7 @@ def _describe(target: str) -> str:
 def _unknown(name: str, installed: list[str]) -> str:
     from .nearest import nearest
 
+    name = hidden(name)
     if not installed:
         return f"no transport is named {name!r}: none is installed; reinstall fiberq, or install a plug-in"
     near = nearest(name, installed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import string
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -21,7 +22,7 @@ HOSTS = st.one_of(
 TCP = st.one_of(HOSTS, st.tuples(HOSTS, st.integers(0, 65535)).map(lambda pair: f"{pair[0]}:{pair[1]}"))
 PRINTABLE = st.characters(exclude_categories=["C", "Z"], exclude_characters="?#")
 PATHS = st.text(st.one_of(PRINTABLE, st.sampled_from("/ @%:")), max_size=40).map("/{}".format)
-OPAQUE = st.text(PRINTABLE, min_size=1, max_size=40)
+OPAQUE = st.text(PRINTABLE, min_size=1, max_size=40).filter(lambda text: "@" not in text)
 NAMES = st.one_of(
     st.text(string.hexdigits[:16], min_size=16, max_size=16),
     st.text(st.characters(exclude_categories=["Cs"]), min_size=1),
@@ -199,3 +200,12 @@ def test_another_socket_type_is_an_error_that_names_the_three(sock_type: object)
 def test_what_is_no_pair_is_no_handle(handle: object) -> None:
     with pytest.raises(AddressError, match=r"a handle is a tuple \(sock_type, dest_addr\) such as"):
         parse_handle(handle)
+
+
+@pytest.mark.parametrize("wrap", [str.encode, lambda url: [url], lambda url: ("r", url), lambda url: (url, url)])
+def test_no_error_shows_a_url_that_came_where_none_belongs(wrap: Callable[[str], object]) -> None:
+    wrong = wrap("zmq+tcp://KEY@127.0.0.1:9000/jobs/r")
+    for read in (parse, parse_handle, check_sock_type):
+        with pytest.raises(AddressError) as raised:
+            read(wrong)  # type: ignore[operator]
+        assert "KEY" not in str(raised.value)

@@ -335,3 +335,9 @@ def test_only_the_registry_mentions_stevedore() -> None:
     assert mentions == ["registry.py"]
     imports = [path.name for path in Path(ROOT, "fiberq").rglob("*.py") if "import stevedore" in path.read_text()]
     assert imports == []
+
+
+def test_a_url_that_is_given_as_a_transport_is_not_shown() -> None:
+    with pytest.raises(UnknownTransport) as raised:
+        registry.resolve("zmq+tcp://KEY@127.0.0.1:9000")
+    assert "KEY" not in str(raised.value)

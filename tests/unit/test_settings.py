@@ -375,6 +375,15 @@ def test_neither_repr_nor_an_error_shows_the_url_of_the_node(directory: Path, mo
     assert "secret" not in message(config.validate)
 
 
+@pytest.mark.parametrize("key", ["listen", "advertise", "transport", "linger", "spin_us"])
+def test_a_url_that_is_given_to_another_setting_is_not_shown(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(f"FIBERQ_{key.upper()}", "zmq+tcp://KEY@127.0.0.1:9000")
+    assert "127.0.0.1:9000" in repr(config)
+    assert "KEY" not in repr(config)
+    assert "KEY" not in message(lambda: setattr(config, "spin_us", "zmq+tcp://KEY@127.0.0.1:9000"))
+    assert "KEY" not in message(lambda: setattr(config, "zmq+tcp://KEY@127.0.0.1:9000", 1))
+
+
 def test_hasattr_copies_and_pickles_behave() -> None:
     assert hasattr(config, "transport")
     assert not hasattr(config, "trnsport")
