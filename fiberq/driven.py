@@ -33,6 +33,7 @@ from fiberq.errors import (
     WriteEnded,
 )
 from fiberq.protocol.client import Client
+from fiberq.protocol.frames import PUT
 from fiberq.protocol.session import drain
 from fiberq.protocol.writer import Writer
 from fiberq.registry import make_client
@@ -390,8 +391,8 @@ class Driven(ABC):
         """Nothing will come of this link any more; all that wait raise."""
         if self.error is not None:
             return
-        lost = sum(len(writer.items) for writer in self._client.writers.values()) + self._client.session.busy
-        if lost and not self._closed:
+        gathered = any(writer.items for writer in self._client.writers.values())
+        if (gathered or self._client.session.carries(PUT)) and not self._closed:
             text += "; not all that this process put had been accepted"
         self.error = kind(text)
         self._broken()

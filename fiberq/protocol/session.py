@@ -68,6 +68,10 @@ class Session:
         """Frames that the other end has not acknowledged, sent or not."""
         return len(self.unacknowledged) + len(self.waiting)
 
+    def carries(self, kind: int) -> bool:
+        """Whether a frame of this kind is among those."""
+        return any(frame.kind == kind for frames in (self.unacknowledged, self.waiting) for frame in frames)
+
     def send(self, frame: Frame, now: float, urgent: bool = False) -> int:
         """Send `frame`, now or when there is room; return its number. `urgent` asks for its acknowledgement at once."""
         if not self.connected or self.waiting or len(self.unacknowledged) >= self.window:

@@ -269,6 +269,27 @@ def test_a_caller_that_waits_is_told_that_the_node_went(node: Standing) -> None:
     assert len(raised) == 1
 
 
+def test_who_only_gets_is_not_told_that_what_he_put_is_lost(node: Standing) -> None:
+    jobs = Queue[int]("jobs")
+    session = jobs._channel.attach()._client.session
+    until(lambda: not session.busy)
+    raised: list[BaseException] = []
+
+    def wait() -> None:
+        try:
+            jobs.get()
+        except NodeError as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=wait)
+    node.process.send_signal(signal.SIGSTOP)
+    thread.start()
+    until(lambda: session.busy)
+    node.stop(signal.SIGKILL)
+    thread.join(PATIENCE)
+    assert ["had been accepted" in str(error) for error in raised] == [False]
+
+
 def test_the_node_takes_nothing_more_when_it_is_to_stop_and_ends_when_all_is_finished(
     node: Standing, short_dir: Path
 ) -> None:
