@@ -49,6 +49,8 @@ def connect(endpoint: Endpoint) -> Link:
                     link.take_over(*_inherited[endpoint])
                     del _inherited[endpoint]
                 _links[endpoint] = link
+            except ConnectError as error:
+                raise ConnectError(f"{error}{endpoint.why_not()}") from error
             finally:
                 _connecting = None
             _register_exit()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fiberq.access import Url, read_url
-from fiberq.address import ENDS, Address, parse
+from fiberq.address import ENDS, Address, hidden, parse
 from fiberq.channel import Channel, Recipe
 from fiberq.connection import ZConnection
 from fiberq.errors import AccessError, AddressError
@@ -32,7 +32,7 @@ def open(url: str) -> Any:  # noqa: A001
     does not know the key, `AccessError` when the right that the URL carries expired or was revoked, `HandleError` when
     the queue or pipe is gone.
     """
-    read = read_url(url)
+    read = read_url(url.strip() if isinstance(url, str) else url)
     device, end = read.address.device, read.address.end
     if device is None:
         raise AddressError("the URL names a node, and no queue on it: /NAME must follow, or set config.node to it")
@@ -40,6 +40,8 @@ def open(url: str) -> Any:  # noqa: A001
     link = connect(endpoint)
     found = link.find(device)
     if end in ("a", "b"):
+        if found.kind.name != "pipe":
+            raise AddressError(f"the URL names the end of a pipe, and {device} is a queue: its sides are r and w")
         return _pipe_end(endpoint, found.number, end)
     recipe = None if found.name is None else Recipe(found.name)
     if end is None:
@@ -69,6 +71,8 @@ def url(endpoint: Endpoint, device: str, end: str | None) -> str:
 
 def check_expires(expires: float | None) -> None:
     """Raises `ValueError`, or `TypeError`, unless `expires` is a number of seconds above 0, or `None`."""
+    if expires is not None and not isinstance(expires, (int, float)):
+        raise TypeError(f"expires must be a number of seconds, or None, not an object of type {type(expires).__name__}")
     if expires is not None and not 0 < expires < 1e9:
         raise ValueError(f"expires must be a number of seconds above 0, or None, not {expires}")
 
@@ -78,4 +82,4 @@ def check_right(right: str) -> str:
     try:
         return {"put": "w", "get": "r"}[right]
     except (KeyError, TypeError):
-        raise ValueError(f'a right is "put" or "get", not {right!r}') from None
+        raise ValueError(f'a right is "put" or "get", not {hidden(repr(right))}') from None

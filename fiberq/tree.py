@@ -27,6 +27,11 @@ _BOOT = (
     "from fiberq.node import main; main(settings)"
 )
 
+WHAT_TO_SET = (
+    "start `fiberq serve` there and set config.node, or set config.listen, such as tcp://0.0.0.0:0, before its first "
+    "queue"
+)
+
 _lock = threading.RLock()  # which knows its owner
 _started: dict[str, _Started] = {}
 
@@ -53,10 +58,16 @@ class Endpoint(NamedTuple):
             return self.address
         if self.far is None and not here:
             raise NodeError(
-                f"this handle is of a queue on {self.host}, whose node listens on no network: start `fiberq serve` "
-                "there and set config.node, or set config.listen, such as tcp://0.0.0.0:0, before its first queue"
+                f"this handle is of a queue on {self.host}, whose node listens on no network: {WHAT_TO_SET}"
             )
         return self.far or self.address
+
+    def why_not(self) -> str:
+        """What else to say when nobody listens there: neither a URL nor a host's name tells which machine it is."""
+        where = parse(self.address)
+        if where.scheme != "ipc" or self.far is not None or os.path.exists(where.location):
+            return ""
+        return f"; its node is gone, or runs on another machine and listens on no network: {WHAT_TO_SET}"
 
 
 class _Started(NamedTuple):

@@ -26,7 +26,9 @@ def connect(arguments: argparse.Namespace) -> Link:
     chosen = {"node": arguments.node, "transport": arguments.transport}
     config.update(**{key: value for key, value in chosen.items() if value is not None})
     if config.node is None:
-        raise ConfigError("which node? Give its URL or address with --node or FIBERQ_NODE: a queue's repr() shows it")
+        raise ConfigError(
+            "which node? FIBERQ_NODE or --node takes its URL, the `url` of a queue on it, or a file with one"
+        )
     return connect_tree()
 
 

@@ -33,6 +33,11 @@ MAX_LISTED: Final = 1000
 """Dead letters that one answer tells of."""
 
 DENIED: Final = {"error": "this process has no right to do that", "code": "denied"}
+DENIED_NAMES: Final = {
+    "error": "this process may neither make a queue nor take one by its name: fiberq.open takes the URL of the one to "
+    "which it has a right",
+    "code": "denied",
+}
 
 
 class Requests:
@@ -70,7 +75,7 @@ class Requests:
         on_channel = _ON_CHANNEL.get(operation)
         right, do = on_channel or _OTHERS[operation]
         if not self._allowed(member, right, request):
-            return DENIED
+            return DENIED_NAMES if operation == "create" else DENIED
         if on_channel is None:
             return do(self, member, request)
         channel = self._channels.known.get(int(request["channel"]))

@@ -474,6 +474,22 @@ def test_what_names_no_queue_is_an_error(node: Standing) -> None:
     end, _ = Pipe()
     with pytest.raises(AddressError, match="no end of it"):
         fiberq.open(end.url.rpartition("/")[0])
+    with Queue[int]("jobs") as jobs, pytest.raises(AddressError, match="jobs is a queue"):
+        fiberq.open(f"{jobs.url}/a")
+
+
+@pytest.mark.usefixtures("node")
+def test_the_line_of_a_file_is_a_url() -> None:
+    with Queue[int]("jobs") as jobs, fiberq.open(f" {jobs.url}\n") as other:
+        assert other.stats()["name"] == "jobs"
+
+
+@pytest.mark.usefixtures("node")
+def test_who_has_a_right_to_a_queue_and_asks_for_it_by_its_name_is_told_what_to_do() -> None:
+    with Queue[int]("jobs") as jobs:
+        config.node = jobs.restrict("put").url
+        with pytest.raises(AccessError, match=r"fiberq\.open takes the URL"):
+            Queue("jobs")
 
 
 @pytest.mark.usefixtures("node")
@@ -528,7 +544,7 @@ def test_a_restricted_handle_can_do_no_more() -> None:
             for handle in (jobs, jobs.writer):
                 with pytest.raises(ValueError, match="seconds above 0"):
                     handle.restrict("put", expires=wrong)
-        with pytest.raises(TypeError):
+        with pytest.raises(TypeError, match="a number of seconds"):
             jobs.restrict("put", expires="1h")  # type: ignore[arg-type]
         jobs.restrict("put", expires=0.5).put(0, sync=True)
         assert jobs.get(timeout=PATIENCE) == 0
@@ -787,6 +803,11 @@ def test_a_handle_that_comes_to_another_machine_says_what_to_do() -> None:
         far = endpoint._replace(address="ipc:///nowhere/node", host="elsewhere")
         with pytest.raises(NodeError, match=r"a queue on elsewhere, whose node listens on no network.*config\.listen"):
             Channel(far, 2, "r").attach()
+
+
+def test_an_ipc_url_that_comes_to_another_machine_says_what_to_do(transport: str) -> None:
+    with pytest.raises(ConnectError, match=r"another machine.*fiberq serve.*config\.listen"):
+        fiberq.open(f"{transport}+ipc:///nowhere/node?jobs")
 
 
 @pytest.mark.parametrize("found", [True, False])
