@@ -14,7 +14,7 @@ import re
 import stat
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from math import ceil
 from typing import Final, NamedTuple
 
@@ -62,8 +62,11 @@ def kept_keys(directory: str) -> Keys:
         write_private(path, json.dumps({name: value.hex() for name, value in made._asdict().items()}))
         return made
     check_private(path)
-    with open(path) as file:
-        text = file.read()
+    try:
+        with open(path, errors="replace") as file:
+            text = file.read()
+    except OSError as error:
+        raise _unusable(directory, error) from None
     try:
         keys = Keys(**{name: bytes.fromhex(value) for name, value in json.loads(text).items()})
     except (ValueError, TypeError, AttributeError):
@@ -86,7 +89,7 @@ def state_directory(directory: str) -> Iterator[None]:
         found = os.stat(directory)
         descriptor = os.open(directory, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY)
     except OSError as error:
-        raise ConfigError(f"the state directory {directory} cannot be used: {error.strerror}") from None
+        raise _unusable(directory, error) from None
     try:
         if found.st_uid not in (0, os.geteuid()) or stat.S_IMODE(found.st_mode) & 0o022:
             raise ConfigError(f"others could change what is in {directory}: chmod go-w it, or choose another --state")
@@ -99,13 +102,19 @@ def state_directory(directory: str) -> Iterator[None]:
 
 
 def write_private(path: str, text: str) -> None:
-    """Put `text` into the file at `path`, whole or not at all, for this user alone."""
+    """Put `text` into the file at `path`, whole or not at all, for this user alone. Raises `ConfigError` if that cannot
+    be."""
     new = f"{path}.{os.urandom(4).hex()}"
-    with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(new, path)
+    try:
+        with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(new, path)
+    except OSError as error:
+        with suppress(OSError):
+            os.unlink(new)
+        raise _unusable(os.path.dirname(path), error) from None
 
 
 def check_private(path: str) -> None:
@@ -113,6 +122,10 @@ def check_private(path: str) -> None:
     found = os.stat(path)
     if found.st_uid not in (0, os.geteuid()) or stat.S_IMODE(found.st_mode) & 0o077:
         raise ConfigError(f"{path} holds a secret, and others may read it, or it is another user's: chmod 600 {path}")
+
+
+def _unusable(directory: str, error: OSError) -> ConfigError:
+    return ConfigError(f"the state directory {directory} cannot be used: {error.strerror}")
 
 
 class Right(NamedTuple):
@@ -215,6 +228,8 @@ def kept_authority(directory: str) -> tuple[Keys, Authority]:
             revoked = [int(line, 16) for line in file.read().split()]
     except FileNotFoundError:
         revoked = []
+    except OSError as error:
+        raise _unusable(directory, error) from None
     except ValueError:
         raise ConfigError(f"{path} is damaged: it must have a hexadecimal number on each line") from None
     return keys, Authority(keys, revoked, keep)

@@ -20,6 +20,7 @@ from fiberq.access import (
     read_url,
     split_key,
     state_directory,
+    write_private,
 )
 from fiberq.errors import AccessError, AddressError, ConfigError
 
@@ -136,6 +137,28 @@ def test_damaged_keys_are_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "keys").write_text(text)
     with pytest.raises(ConfigError, match="damaged"):
         kept_authority(str(tmp_path))
+
+
+def test_keys_that_are_no_text_are_damaged(tmp_path: Path) -> None:
+    (tmp_path / "keys").touch(0o600)
+    (tmp_path / "keys").write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match="damaged"):
+        kept_authority(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["keys", "revoked", "url"])
+def test_a_state_directory_that_cannot_be_used_is_said(name: str, tmp_path: Path) -> None:
+    """As another user's is, or one on a disk that is full."""
+    (tmp_path / name).mkdir(0o700)
+    before = {*tmp_path.iterdir()}
+
+    def use() -> None:
+        kept_authority(str(tmp_path))
+        write_private(str(tmp_path / "url"), "text")
+
+    with pytest.raises(ConfigError, match=f"the state directory {tmp_path} cannot be used: "):
+        use()
+    assert {*tmp_path.iterdir()} - before <= {tmp_path / "keys"}
 
 
 def test_no_repr_shows_a_secret() -> None:
