@@ -11,7 +11,6 @@ import os
 import sys
 
 from . import inherit
-from .address import hidden
 from .errors import ConfigError
 
 TYPE_CHECKING = False
@@ -160,7 +159,7 @@ class _Setting:
     def check(self, value: Any, source: str) -> Any:
         """Return `value` as this setting's type, or raise `ConfigError`."""
         if not _fits(self.kind, value):
-            shown = type(value).__name__ if self.key == "node" else hidden(repr(value))  # a node's URL is a secret
+            shown = type(value).__name__ if self.key == "node" else _shown(value)  # a node's URL is a secret
             raise ConfigError(f"{self.key} must be {_EXPECTED[self.kind]}, not {shown} ({source})")
         return float(value) if self.kind == "Seconds" else value
 
@@ -171,7 +170,13 @@ class _Setting:
             return f"{self.key}: {error}"
         if self.key == "node" and value is not None:
             value = "..."
-        return f"{self.key} = {hidden(repr(value))} ({source})"
+        return f"{self.key} = {_shown(value)} ({source})"
+
+
+def _shown(value: object) -> str:
+    from .address import hidden  # which imports more than most programs need
+
+    return hidden(repr(value))
 
 
 def _fits(kind: str, value: Any) -> bool:
@@ -210,7 +215,7 @@ def _meant(key: str, *, variable: bool = False) -> str:
 
 
 def _unknown_setting(name: str) -> UnknownSettingError:
-    return UnknownSettingError(f"fiberq.config has no setting {hidden(name)!r}; {_meant(name)}")
+    return UnknownSettingError(f"fiberq.config has no setting {_shown(name)}; {_meant(name)}")
 
 
 def _setting(name: str) -> _Setting:
