@@ -134,7 +134,8 @@ class Channels:
             channel.device.left(member, self.outbox.now)
             channel.told.discard((member, "r"))
         if "w" in sides:
-            self._paused.pop((member, channel.number), None)
+            if self._paused.pop((member, channel.number), None) is not None:
+                self.outbox.send(member, Frame(frames.RESUME, channel.number))  # which it may hold once more
             channel.device.left_putting(member)
         if left:
             member.holds[channel.number] = channel.holders[member] = left

@@ -45,6 +45,7 @@ class Client:
         self.kinds: dict[int, Kind] = {}  # of the channels that are held
         self.opening = 0  # questions under way whose answers make it more
         self.over: dict[int, str] = {}  # why nothing can be put into these channels any more
+        self._paused: set[int] = set()  # channels into which nothing is to be put now, used or not yet
         self._grace = grace
         self.session.before_report = self._pump_everything
         self._requests: dict[int, Request] = {}
@@ -133,6 +134,7 @@ class Client:
         if writer is None:
             writer = self.writers[channel] = Writer(channel, kind)
             writer.ended = self.over.get(channel)
+            writer.paused = channel in self._paused
         return writer
 
     def shut_down(self, channel: int, now: float) -> None:
@@ -240,9 +242,11 @@ class Client:
         elif frame.kind == frames.SURVEY:
             self._survey(frame.channel, frames.read_survey(frame.body[0]), now)  # type: ignore[arg-type]
         elif frame.kind in (frames.PAUSE, frames.RESUME):
+            pauses = frame.kind == frames.PAUSE
+            (self._paused.add if pauses else self._paused.discard)(frame.channel)
             writer = self.writers.get(frame.channel)
             if writer is not None:
-                writer.paused = frame.kind == frames.PAUSE
+                writer.paused = pauses
                 writer.overdrawn = False
                 self.pump(writer, now)
                 self.changed.append(writer)

@@ -330,6 +330,23 @@ except NodeError as error:
         other.end()
 
 
+def test_a_node_that_is_to_stop_takes_nothing_of_who_comes_then_or_has_put_nothing_yet(node: Standing) -> None:
+    jobs, held = Queue[int]("jobs"), Queue[int]("held")
+    held.qsize()
+    jobs.put(1, sync=True)  # so the node does not stop at once
+    node.process.send_signal(signal.SIGTERM)
+    until(lambda: "takes nothing more" in node.log.read_text())
+    held.qsize()  # what the node said before its answer has come
+    queues = held, Queue[int]("new"), Queue[int]("jobs"), jobs
+    for queue in queues:
+        queue.put(2)
+        assert queue.flush(0.2) is False
+    node.stop(signal.SIGKILL)
+    for queue in queues:
+        with suppress(NodeError):
+            queue.close()
+
+
 def test_the_node_says_what_was_left(node: Standing) -> None:
     with Queue[int]("jobs") as jobs:
         jobs.put_many([1, 2, 3])
