@@ -46,6 +46,11 @@ from fiberq.registry import load, make, make_client, make_server, resolve
 COMMAND = (sys.executable, "-m", "fiberq")
 
 
+def heed_hangups() -> None:
+    """A program that was started with `nohup` ignores them, and so do those that it starts."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 class Standing:
     """``fiberq serve``, which can be ended and started again at the same port."""
 
@@ -69,6 +74,7 @@ class Standing:
                 stderr=log,
                 text=True,
                 start_new_session=True,
+                preexec_fn=heed_hangups,
             )
         assert self.process.stdout is not None
         with self.process.stdout:
