@@ -34,6 +34,8 @@ from .greeting import Greeting
 
 Link = Connection[tuple[Buffer, ...], None]
 READ, WRITE = select.POLLIN, select.POLLOUT
+READS = 64
+"""The most reads of one look for a message: a long one that comes as fast as it is read must not hold up the caller."""
 
 
 def wait_for(seconds: float | None, *wanted: tuple[int, int]) -> bool:
@@ -142,7 +144,9 @@ class Client(ClientSocket):
         """Whether a message is there; reads what is to be had at once until one is."""
         connection, inbox = self._connected(), self._inbox
         inbox.extend(connection.whole)
-        while not inbox and connection.pull():
+        for _ in range(READS):
+            if inbox or not connection.pull():
+                break
             inbox.extend(connection.whole)
         if inbox and inbox[0] is None:
             raise self._loss()
