@@ -9,13 +9,14 @@ from fiberq.abc import Buffer
 from fiberq.address import ENDS, Address, SockType, format, parse, parse_handle  # noqa: A004
 from fiberq.channel import Channel, new_number
 from fiberq.errors import AddressError, ClosedError, DirectionError, MessageTooLong
-from fiberq.links import connect_tree
+from fiberq.links import ask_anew, connect_tree
 from fiberq.protocol.frames import DEFAULT_CHANNEL
 from fiberq.protocol.kinds import Kind
 from fiberq.settings import config
 from fiberq.tree import Endpoint
 
 if TYPE_CHECKING:
+    from fiberq.link import Link
     from array import array
 
 __all__ = ["Pipe", "ZConnection"]
@@ -26,7 +27,10 @@ def Pipe(duplex: bool = True) -> tuple[ZConnection, ZConnection]:  # noqa: N802 
 
     Starts the node of this process tree if there is none, and blocks until the pipe exists.
     """
-    link = connect_tree()
+    return ask_anew(connect_tree, lambda link: _make_pipe(link, duplex))
+
+
+def _make_pipe(link: Link, duplex: bool) -> tuple[ZConnection, ZConnection]:
     number = new_number()
     there_r, there_w = Channel.create(link, Kind("pipe"), "r", "w", number=number)
     if not duplex:

@@ -158,6 +158,10 @@ class Link(Driven):
         self._check()
         return False
 
+    def untold(self) -> None:
+        """This thread does not know yet that the link is broken: what was raised was kept from it."""
+        self._mourners.discard(threading.get_ident())
+
     def take_over(self, ancestor: Link, token: str) -> None:
         """Hold what the parent held when it forked this process: its handles were copied, used or not. Of a node that
         is gone there is nothing to hold, though another has its address."""

@@ -8,16 +8,19 @@ import stat
 import sys
 import threading
 import time
-from typing import Final
+from collections.abc import Callable
+from typing import Final, TypeVar
 
 from fiberq import registry, tree
 from fiberq.abc import Transport
 from fiberq.address import parse
-from fiberq.errors import ClosedError, ConnectError, NodeError, TransportError
+from fiberq.errors import AccessError, ClosedError, ConnectError, NodeError, TransportError
 from fiberq.lifeline import ForkLifeline
 from fiberq.link import Link
 from fiberq.settings import config
 from fiberq.tree import Endpoint
+
+T = TypeVar("T")
 
 FORK_PATIENCE: Final = 0.2
 """Seconds that a fork waits for another thread that connects: a node answers in a hundredth of that."""
@@ -72,6 +75,20 @@ def connect_tree() -> Link:
             raise
         tree.forget(endpoint)
         return connect(tree.endpoint())
+
+
+def ask_anew(connect: Callable[[], Link], ask: Callable[[Link], T]) -> T:
+    """`ask` a node about what this process does not use yet. A link that breaks meanwhile was of a node that ended, as
+    its older handles tell themselves: then another link is asked, once."""
+    link = connect()
+    try:
+        return ask(link)
+    except NodeError:
+        if link.error is None or isinstance(link.error, AccessError):
+            raise
+        link.untold()
+        _forget(link)
+    return ask(connect())
 
 
 def settle(deadline: float) -> None:

@@ -9,7 +9,7 @@ from fiberq.address import ENDS, Address, hidden, parse
 from fiberq.channel import Channel, Recipe
 from fiberq.connection import ZConnection
 from fiberq.errors import AccessError, AddressError
-from fiberq.links import connect
+from fiberq.links import ask_anew, connect
 from fiberq.queues import JoinableQueue, Queue, SimpleQueuePush
 from fiberq.registry import name_of
 from fiberq.tree import Endpoint, at
@@ -37,8 +37,7 @@ def open(url: str) -> Any:  # noqa: A001
     if device is None:
         raise AddressError("the URL names a node, and no queue on it: /NAME must follow, or set config.node to it")
     endpoint = at(str(read._replace(address=read.address._replace(device=None, end=None))))
-    link = connect(endpoint)
-    found = link.find(device)
+    found = ask_anew(lambda: connect(endpoint), lambda link: link.find(device))
     if end in ("a", "b"):
         if found.kind.name != "pipe":
             raise AddressError(f"the URL names the end of a pipe, and {device} is a queue: its sides are r and w")

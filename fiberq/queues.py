@@ -13,7 +13,7 @@ from fiberq.channel import NOTHING, Channel
 from fiberq.connection import ZConnection
 from fiberq.errors import ShutDown
 from fiberq.leases import DeadLetter, Lease
-from fiberq.links import connect_tree
+from fiberq.links import ask_anew, connect_tree
 from fiberq.protocol.kinds import MAX_BOUND, Kind
 from fiberq.settings import config
 
@@ -35,7 +35,10 @@ class _Queue(Generic[T]):
             check_name(name)
         if max_deliveries is not None and operator.index(max_deliveries) < 1:
             raise ValueError(f"max_deliveries must be 1 or more, not {max_deliveries}")
-        (self._channel,) = Channel.create(connect_tree(), kind, "rw", name=name, max_deliveries=max_deliveries)
+        (self._channel,) = ask_anew(
+            connect_tree,
+            lambda link: Channel.create(link, kind, "rw", name=name, max_deliveries=max_deliveries),
+        )
         self._channel.label = type(self).__name__
         self._sides: dict[str, ZConnection] = {}
 

@@ -663,6 +663,35 @@ def test_a_right_that_was_revoked_is_over_also_after_a_restart(node: Standing) -
         fiberq.open(kept).put(5, sync=True)
 
 
+@pytest.mark.parametrize("new", ["opened", "named", "pipe"])
+def test_what_is_new_is_not_told_of_the_node_before(node: Standing, new: str) -> None:
+    """Where this process has not noticed yet that the node was started anew: only its older handles tell it."""
+    older = Queue[int]("jobs")
+    older.put(1, sync=True)
+    link = older._channel.attach()
+    asked = threading.Event()
+    reconnect, ask = link._reconnect, link.ask
+
+    def reconnect_late() -> None:
+        asked.wait(PATIENCE)
+        reconnect()
+
+    def ask_first(**question: Any) -> dict[str, Any]:
+        asked.set()
+        return ask(**question)
+
+    link._reconnect, link.ask = reconnect_late, ask_first  # type: ignore[method-assign]
+    node.stop(signal.SIGKILL)
+    node.start()
+    with pytest.raises(HandleError, match="jobs") if new == "opened" else suppress():
+        {"opened": lambda: fiberq.open(older.url), "named": lambda: Queue("others"), "pipe": Pipe}[new]()
+    assert asked.is_set()
+    with pytest.raises(NodeError, match="started anew"):
+        older.put(2)
+    older.put(3, sync=True)
+    assert older.get(timeout=PATIENCE) == 3
+
+
 def test_a_right_whose_revocation_cannot_be_kept_is_over_and_that_is_said(node: Standing) -> None:
     with Queue[int]("jobs") as jobs:
         url = jobs.restrict("put").url
