@@ -16,8 +16,9 @@ from fiberq.settings import config
 from fiberq.tree import Endpoint
 
 if TYPE_CHECKING:
-    from fiberq.link import Link
     from array import array
+
+    from fiberq.link import Link
 
 __all__ = ["Pipe", "ZConnection"]
 

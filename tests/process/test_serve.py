@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from queue import Empty
 from typing import Any
@@ -683,7 +683,7 @@ def test_what_is_new_is_not_told_of_the_node_before(node: Standing, new: str) ->
     link._reconnect, link.ask = reconnect_late, ask_first  # type: ignore[method-assign]
     node.stop(signal.SIGKILL)
     node.start()
-    with pytest.raises(HandleError, match="jobs") if new == "opened" else suppress():
+    with pytest.raises(HandleError, match="jobs") if new == "opened" else nullcontext():
         {"opened": lambda: fiberq.open(older.url), "named": lambda: Queue("others"), "pipe": Pipe}[new]()
     assert asked.is_set()
     with pytest.raises(NodeError, match="started anew"):
