@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from fiberq.connection import Pipe, ZConnection
     from fiberq.context import get_context
     from fiberq.errors import ShutDown
-    from fiberq.opening import open  # noqa: A004
+    from fiberq.opening import open as open  # noqa: A004
     from fiberq.queues import JoinableQueue, Queue, SimpleQueue, SimpleQueuePull, SimpleQueuePush
     from fiberq.waiting import wait
 
@@ -26,9 +26,9 @@ __all__ = [
     "ZConnection",
     "config",
     "get_context",
-    "open",
     "wait",
 ]
+"""`fiberq.open` is not among them: ``from fiberq import *`` is not to hide the built-in."""
 
 _HOMES = {
     "JoinableQueue": "fiberq.queues",

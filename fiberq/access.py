@@ -15,7 +15,6 @@ import stat
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from math import ceil
 from typing import Final, NamedTuple
 
 from fiberq.address import Address, format, parse  # noqa: A004
@@ -133,7 +132,7 @@ class Right(NamedTuple):
     is `None`; `until` so many seconds after 1970, or for ever if that is 0. `number` is what it is revoked by."""
 
     holds: tuple[tuple[str, str], ...] | None = None
-    until: int = 0
+    until: float = 0
     number: int = 0
 
     def allows(self, names: Iterable[str], sides: str) -> bool:
@@ -173,7 +172,7 @@ class Authority:
     def narrow(self, right: Right, holds: tuple[tuple[str, str], ...], seconds: float | None) -> Right:
         """A right to no more than `right` and `holds`, for no longer than `seconds`. What is made from a right that can
         be revoked is revoked with it."""
-        until = 0 if seconds is None else max(1, ceil(self._clock() + seconds))
+        until = 0 if seconds is None else max(0.001, round(self._clock() + seconds, 3))
         earliest = min(filter(None, (until, right.until)), default=0)
         return Right(holds, earliest, right.number or int.from_bytes(os.urandom(7), "big") + 1)
 

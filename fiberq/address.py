@@ -18,6 +18,7 @@ __all__ = [
     "hidden",
     "parse",
     "parse_handle",
+    "printable",
 ]
 
 SockType: TypeAlias = Literal["r", "w", "rw"]
@@ -158,6 +159,11 @@ def _is_ipv6(bracketed: str) -> bool:
 def hidden(text: str) -> str:
     """`text` without what may be a credential in it: a key is so long that what would be left of it is no use."""
     return re.sub(r"(//)[^/]*@|(#|\?.*=)(?s:.*)|[A-Za-z0-9_-]{32,}", r"\1...", text)
+
+
+def printable(text: str) -> str:
+    """`text` as one line: who wrote it is to write no others into logs and tables."""
+    return text if text.isprintable() else ascii(text)
 
 
 def _error(address: object, reason: str) -> AddressError:

@@ -169,6 +169,7 @@ class Channel:
         if not sync and timeout is None and self._gather(link, writer, item):
             return True
         item, flights = unladen(item)
+        item = link.share(item)
         if timeout is not None:
             item = _own(item)
         if not link.put(writer, item, deadline, flights):
@@ -200,14 +201,13 @@ class Channel:
         small = set(map(type, items)) == {bytes} and max(map(len, items)) < SMALL
         for item in items if not small else [max(items, key=len)]:
             link.check_size(unladen(item)[0])
-        if timeout is not None and not small:
-            items = [each if isinstance(each, Laden) else _own(each) for each in items]
-        if writer.permits is None and (small or Laden not in set(map(type, items))):
-            return link.put_all(writer, cast("list[Item]", items), deadline, small)
+        if writer.permits is None and (small or set(map(type, items)) == {bytes}):
+            return link.put_all(writer, cast("list[bytes]", items), deadline, small)
         for number, each in enumerate(items):
             if timeout is not None or not self._gather(link, writer, each):
                 item, flights = unladen(each)
-                if not link.put(writer, item, deadline, flights):
+                item = link.share(item)  # not all of them at once
+                if not link.put(writer, item if timeout is None else _own(item), deadline, flights):
                     return number
         return len(items)
 
@@ -216,7 +216,7 @@ class Channel:
         item, flights = unladen(encode(obj))
         link = self.attach()
         link.check_size(item)
-        await aio.put(link, self._attached_writer(link), _own(item), flights)
+        await aio.put(link, self._attached_writer(link), _own(link.share(item)), flights)
 
     async def aget(self) -> Any:
         """As `get`; while there is nothing, other coroutines run. What a task got is its own until it gets again."""

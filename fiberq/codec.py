@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 from fiberq.abc import MAX_PARTS, Buffer
 from fiberq.errors import ItemError
+from fiberq.memory import Borrowed
 from fiberq.protocol.writer import Item
 
 if TYPE_CHECKING:
@@ -112,10 +113,12 @@ def encode_all(objs: Sequence[object]) -> Sequence[Item | Laden]:
     return [encode(obj) for obj in objs]
 
 
-def decode(item: Buffer | Sequence[Buffer]) -> Any:
+def decode(item: Buffer | Sequence[Buffer] | Borrowed) -> Any:
     """Return the object that `item` was made of; raises whatever unpickling it raises."""
     if type(item) is bytes:
         return _loads(item) if item[0] == PICKLE else item[1:]
+    if type(item) is Borrowed:
+        item = item.load()
     head, *buffers = cast("Sequence[Buffer]", item)
     if memoryview(head)[0] != PICKLE:
         return bytes(buffers[0])
@@ -136,8 +139,10 @@ def encode_bytes(message: bytes | memoryview) -> Item:
     return (message,) if is_pickle else (MESSAGE, message)
 
 
-def decode_bytes(item: Buffer | Sequence[Buffer]) -> Buffer:
+def decode_bytes(item: Buffer | Sequence[Buffer] | Borrowed) -> Buffer:
     """Return the bytes that `send_bytes` was given, or a pickle of the object that `send` was given."""
+    if type(item) is Borrowed:
+        item = item.load()
     head, *buffers = (item,) if type(item) is bytes else cast("Sequence[Buffer]", item)
     kind = memoryview(head)[0]
     if kind == PICKLE and not buffers:

@@ -26,9 +26,10 @@ class Lease(Generic[T]):
             work(item.value)
 
     At the end of the block the item is acknowledged: the node has forgotten it when the block is left. If an exception
-    ends the block, the item goes to the next reader instead, in its old place; an `Exception` counts as a failure of
-    the item (see `max_deliveries`), anything else, such as Ctrl-C, does not. If the process dies, the item goes to
-    another reader, too. In asyncio, ``async with queue.lease()`` lets other coroutines run while it waits.
+    ends the block, the item goes to another reader instead, or again to this one, in its old place among the items that
+    no reader has been sent yet (in a push queue: among those dealt to whoever's turn it is). An `Exception` counts as a
+    failure of the item (see `max_deliveries`), anything else, such as Ctrl-C, does not. If the process dies, the item
+    goes to another reader, too. In asyncio, ``async with queue.lease()`` lets other coroutines run while it waits.
     """
 
     value: T
@@ -59,7 +60,7 @@ class Lease(Generic[T]):
         self._end("finish")
 
     def give_back(self, why: str | None = None) -> None:
-        """The item goes to the next reader, in its old place, before the block ends. With a reason `why`, that is a
+        """The item goes to another reader, as when the block raises, before it ends. With a reason `why`, that is a
         failure of the item. Blocks until the node knows; raises `LeaseLost` as `acknowledge` does."""
         self._end("give back", why)
 

@@ -5,15 +5,17 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Final, NamedTuple, TypeVar
 
-from fiberq import codec
+from fiberq import codec, memory
 from fiberq.abc import Transport
 from fiberq.driven import HEARTBEAT, Driven, ended
 from fiberq.errors import (
@@ -23,6 +25,7 @@ from fiberq.errors import (
     ItemError,
     LeaseLost,
     NodeError,
+    ProtocolError,
     ShutDown,
 )
 from fiberq.lifeline import Lifeline
@@ -47,6 +50,9 @@ MAX_GATHERED_BYTES: Final = 16 << 20
 MAX_UNDER_WAY: Final = 32
 """Frames of one writer that are under way, because reports follow each other faster than the node takes in results,
 before `put` waits."""
+
+DOUBT: Final = 1.0
+"""Seconds without an answer of the node after which `task_done` asks whether it still takes this process for alive."""
 
 
 class Found(NamedTuple):
@@ -76,10 +82,37 @@ class Link(Driven):
         self._listeners: dict[object, int] = {}  # how many want to hear the bell
         self._polled: dict[Reader, int] = {}  # the handles that asked for a reader's bell
         self._on_end = on_end
+        self._proof: object = None  # memory that shows the node that this process can share some
+        self._near: Request | None = None
         self._start()
+        self._offer_memory()
 
     def __repr__(self) -> str:
         return f"<Link to {self.endpoint.address}>"
+
+    # -- shared memory --
+
+    def _offer_memory(self) -> None:
+        """Tell the node that large items may be in shared memory, if this process can see its own."""
+        if self._client.memory is None or not config.shared_memory:
+            return
+        try:
+            proof = memory.prove(*self._client.memory)
+        except (OSError, ProtocolError):  # it runs on another host, in another container, or for another user
+            return
+        self._proof = proof
+        with self._lock:
+            now = time.monotonic()
+            self._near = self._client.request(now, op="near", pid=os.getpid(), descriptor=proof.descriptor)
+            self._transmit(now)
+
+    def share(self, item: Item) -> Item:
+        """`item`, in shared memory if it is large, and the node takes that. Raises `ItemError` as `check_size`."""
+        if type(item) is not tuple or self._near is None or size_of(item) < memory.SHARE_FROM:
+            return item
+        self.check_size(item)
+        near = self._near.answer is not None and self._near.answer.get("near")
+        return (near and memory.share(item)) or item
 
     # -- for handles: holding --
 
@@ -258,7 +291,10 @@ class Link(Driven):
 
     def reader(self, channel: int) -> Reader:
         with self._lock:
-            return self._client.readers.setdefault(channel, Reader(channel, self._kind(channel)))
+            reader = self._client.readers.setdefault(channel, Reader(channel, self._kind(channel)))
+            if self._near is not None:
+                reader.borrow = partial(memory.borrow, self._client.memory[0])
+            return reader
 
     def _kind(self, channel: int) -> Kind:
         try:
@@ -331,9 +367,9 @@ class Link(Driven):
         self._transmit(now)
         self._io_needed(writer)
 
-    def put_all(self, writer: Writer, items: Sequence[Item], deadline: float | None, small: bool) -> int:
-        """Take items, which may all be known to be `small`; return how many there was room for by `deadline`. Blocks as
-        `put` does."""
+    def put_all(self, writer: Writer, items: Sequence[bytes], deadline: float | None, small: bool) -> int:
+        """Take items that are not large, and may all be known to be `small`; return how many there was room for by
+        `deadline`. Blocks as `put` does."""
         for start in range(0, len(items), MAX_GATHERED):
             some = items[start : start + MAX_GATHERED]
             if not (_has_room(writer) or self._wait_for_room(writer, deadline)):
@@ -342,10 +378,8 @@ class Link(Driven):
                 self._check(writer)
                 writer.items += some
                 if not small:
-                    writer.bulk += sum(filter(SMALL.__le__, map(size_of, some)))
+                    writer.bulk += sum(filter(SMALL.__le__, map(len, some)))
                 self._move(writer, time.monotonic())
-            if not small and any(map(codec.is_shared, some)):
-                self.flush([writer], None)
         return len(items)
 
     def check_size(self, item: Item) -> None:
@@ -484,8 +518,11 @@ class Link(Driven):
     def done(self, reader: Reader, caller: Hashable = None) -> bool:
         """An item is done: the oldest of this thread, or else of this process. Return whether there was one.
 
-        Raises `LeaseLost` if it was given to another process meanwhile.
+        Raises `LeaseLost` if it was given to another process meanwhile. Blocks for an answer of the node if it has been
+        silent for so long that it may take this process for dead: only then it is sure to be known.
         """
+        if time.monotonic() > self._client.session.answered_at + min(DOUBT, config.session_timeout / 2):
+            self.ask(op="stat", channel=reader.channel)
         with self._lock:
             self._check()
             number = reader.done(caller or _here(reader))

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import os
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from fiberq.abc import Credentials, ServerSocket, Transport
 from fiberq.access import Authority, Keys
@@ -14,6 +14,9 @@ from fiberq.address import hidden, parse
 from fiberq.errors import AddressError, TransportError
 from fiberq.refused import Refusals
 from fiberq.registry import make_server
+
+if TYPE_CHECKING:
+    from fiberq.memory import Vault
 
 __all__ = ["Listening", "advertised", "listen", "near"]
 
@@ -39,6 +42,12 @@ class Listening(NamedTuple):
     """Where it listens, in the order of what was asked for."""
     authority: Authority | None
     """`None` if whoever reaches it may do everything."""
+
+    def vault(self, wanted: bool) -> Vault | None:
+        """What holds shared memory, in half of the descriptors that no connection can need; `None` if there is none."""
+        from fiberq.memory import make_vault
+
+        return make_vault((_descriptors() - self.server.max_connections) // 2) if wanted else None
 
 
 def listen(

@@ -107,7 +107,12 @@ def main(settings: dict[str, Any]) -> None:
             return  # nobody is left to read it
         if "error" in answer:
             return
-        broker = Broker(os.urandom(8).hex(), authority=found.authority, **settings["broker"])
+        broker = Broker(
+            os.urandom(8).hex(),
+            authority=found.authority,
+            vault=found.vault(settings["shared_memory"]),
+            **settings["broker"],
+        )
         serve(found.server, broker, settings["spin_us"] / 1e6)
     finally:
         _remove(directory, files)

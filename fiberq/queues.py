@@ -117,8 +117,8 @@ class _Queue(Generic[T]):
         """Return the items that failed too often to be delivered again, the oldest first: each with the reason, to be
         looked at, put back or dropped. How often is `config.max_deliveries`, or the queue's own. Asks the node.
 
-        A reader's death is a failure of the item if the reader had nothing else; and so is a `lease` that was ended by
-        an `Exception`, or ran out.
+        A reader's death is a failure of what it had begun, and so is a `lease` that was ended by an `Exception`, or ran
+        out. Where the reader had other items, too, one more death may be needed to find the guilty one.
         """
         return [DeadLetter(self._channel, **letter) for letter in self._channel.dead_letters()]
 
@@ -412,7 +412,9 @@ class JoinableQueue(Queue[T]):
     def task_done(self) -> None:
         """The oldest item that this thread got is done; if it has none, the oldest that its process got.
 
-        Raises `ValueError` if its process has none, whatever others have.
+        Raises `ValueError` if its process has none, whatever others have: a `LeaseLost`, if the item was given to
+        another meanwhile; and `NodeError` if the node took the process for dead. Asks the node if that has been silent
+        for a second.
         """
         if not self._channel.done():
             raise ValueError("task_done() called too many times: no item that this process got is unfinished")

@@ -80,6 +80,8 @@ class Config:
     """How long a busy node polls before it blocks, in microseconds; 0: never."""
     max_bytes: Positive = 1 << 30
     """How many bytes of items a node holds before puts wait; a larger item raises in `put`."""
+    shared_memory: bool = True
+    """Large items travel in shared memory where processes and node can look into each other's (Linux, one host)."""
     max_connections: Positive = 4096
     """How many connections a node has at a time, as far as its descriptors go; more are refused."""
     max_deliveries: Positive = 5

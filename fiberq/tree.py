@@ -34,6 +34,7 @@ WHAT_TO_SET = (
 
 _lock = threading.RLock()  # which knows its owner
 _started: dict[str, _Started] = {}
+_told: set[str] = set()  # files that others can read
 
 
 class Endpoint(NamedTuple):
@@ -90,7 +91,11 @@ def endpoint() -> Endpoint:
         raise RuntimeError("a signal's handler makes a queue while its thread is starting the node")
     with _lock:
         known = inherit.get("tree", {}).get(target)
-        return Endpoint(target, *known) if known else _start(target)
+        if not known:
+            return _start(target)
+        if config.listen is not None and known[2] is None:
+            raise ConfigError("config.listen was set when the node ran already: set it before the first queue is made")
+        return Endpoint(target, *known)
 
 
 def at(node: str) -> Endpoint:
@@ -106,11 +111,17 @@ def at(node: str) -> Endpoint:
         try:
             with open(path) as file:
                 node = file.readline().strip()
+                shared = os.fstat(file.fileno()).st_mode & 0o007
         except (OSError, UnicodeDecodeError) as error:
             why = "it is no text" if isinstance(error, UnicodeDecodeError) else error.strerror
             raise ConfigError(f"config.node names no URL, and no file that can be read: {why}") from None
         if not node:
             raise ConfigError("config.node names a file whose first line is empty: a node's URL belongs there")
+        if shared and "@" in node and path not in _told:
+            _told.add(path)
+            import logging
+
+            logging.getLogger("fiberq").warning("every user can read the URL of a node in %s: chmod o= %s", path, path)
     url = read_url(node)
     host = os.uname().nodename if url.address.scheme == "ipc" else None
     return Endpoint(resolve(url.transport or config.transport), url.address.node, url.key, host=host)
@@ -142,6 +153,7 @@ def _start(target: str) -> Endpoint:
         "listen": config.listen,
         "advertise": config.advertise,
         "allow_insecure": config.allow_insecure,
+        "shared_memory": config.shared_memory,
         "max_connections": config.max_connections,
         "broker": {
             "session_grace": config.session_grace,

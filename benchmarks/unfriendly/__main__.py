@@ -97,7 +97,7 @@ def attack(at: Party, name: str, seconds: float, frames: int) -> Seen:
 def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--transports", nargs="+", default=["zmq", "nng", "stream"])
-    parser.add_argument("--attacks", nargs="*", choices=[*ATTACKS, CONTROL], default=list(ATTACKS))
+    parser.add_argument("--attacks", nargs="+", choices=[*ATTACKS, CONTROL, NONE], default=list(ATTACKS))
     parser.add_argument("--seconds", type=float, help="of each attack (6; with --quick 1)")
     parser.add_argument("--frames", type=int, help="mutated frames through the core (1,000,000; with --quick 0)")
     parser.add_argument("--through-sockets", type=int, help="and through each transport (100,000; with --quick 0)")
@@ -105,6 +105,7 @@ def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--markdown", action="store_true", help="print the table as Markdown")
     options = parser.parse_args(arguments)
+    options.attacks = [name for name in options.attacks if name != NONE]
     for name, much, little in (("seconds", 6.0, 1.0), ("frames", 1_000_000, 0), ("through_sockets", 100_000, 0)):
         if getattr(options, name) is None:
             setattr(options, name, little if options.quick else much)
@@ -122,6 +123,9 @@ def row(seen: Seen) -> list[str]:
         "; ".join(seen.wrong) or "-",
     ]
 
+
+NONE = "none"
+"""Only mutated frames through the core."""
 
 HEADINGS = ("", "attack", "attempts", "items/s before", "during", "after", "memory (MiB)", "wrong")
 

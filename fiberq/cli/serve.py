@@ -117,6 +117,7 @@ def _serve(found: Listening, grace: float, tell: Callable[[], None]) -> int:
         max_bytes=config.max_bytes,
         max_deliveries=config.max_deliveries,
         authority=found.authority,
+        vault=found.vault(config.shared_memory),
     )
     end = _End(broker, grace)
     before = {number: signal.signal(number, end.ask) for number in STOP if signal.getsignal(number) != signal.SIG_IGN}

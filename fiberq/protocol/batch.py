@@ -12,16 +12,19 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate, pairwise
 
 from fiberq.abc import Buffer
-from fiberq.protocol.frames import Items, pack_items
+from fiberq.protocol.frames import Items, pack_items, pack_reference
+from fiberq.protocol.lent import Lent
 
 
 class Batch:
     """The memory behind one or more runs: what one frame brought. Never changed."""
 
-    __slots__ = ("_ends", "lengths", "parts", "payload")
+    __slots__ = ("_ends", "large", "lengths", "lent", "parts", "payload")
 
     def __init__(self, items: Items) -> None:
-        self.lengths, self.payload, self.parts = items
+        self.lengths, self.payload, self.parts = items[:3]
+        self.lent = items.elsewhere if isinstance(items.elsewhere, Lent) else None
+        self.large = bool(self.parts) or self.lent is not None  # it is one item, which travels alone
         self._ends: array[int] | None = None
 
     def offset(self, index: int) -> int:
@@ -71,8 +74,8 @@ class Run:
     def size(self) -> int:
         """Bytes of the items."""
         batch = self.batch
-        if batch.parts:
-            return sum(map(len, batch.parts))
+        if batch.large:
+            return batch.lent.size if batch.lent is not None else sum(map(len, batch.parts))
         return batch.offset(self.end) - batch.offset(self.first)
 
     def part(self, start: int, stop: int) -> Run:
@@ -85,7 +88,7 @@ class Run:
     def copy(self) -> Run:
         """The same items, with memory of their own, where there is more in the batch than these."""
         batch = self.batch
-        if batch.parts or len(self) == len(batch.lengths):
+        if batch.large or len(self) == len(batch.lengths):
             return self
         run = Run(Batch(Items(self.lengths(), bytes(self.payload()), ())), 0, len(self), self.place, self.stride)
         return run._marked(self)
@@ -98,7 +101,7 @@ class Run:
         """How many of the first `count` items come to at most `size` bytes; at least 1."""
         count = min(count, len(self))
         batch = self.batch
-        if batch.parts or len(batch.payload) <= size:
+        if batch.large or len(batch.payload) <= size:
             return count
         base = batch.offset(self.first)
         low, high = 1, count
@@ -141,8 +144,8 @@ class Run:
             self.deliveries == other.deliveries
             and self.deaths == other.deaths
             and self.group == other.group
-            and not self.batch.parts
-            and not other.batch.parts
+            and not self.batch.large
+            and not other.batch.large
         )
 
     def _marked(self, origin: Run) -> Run:
@@ -154,13 +157,22 @@ class Run:
         return self
 
 
-def body(runs: Sequence[Run]) -> tuple[tuple[Buffer, ...], Sequence[Buffer]]:
-    """The body and the further parts of a frame that carries `runs`; a large item travels alone."""
-    if runs[0].batch.parts:
-        return pack_items(b"", ()), runs[0].batch.parts
+def body(runs: Sequence[Run], near: bool = False) -> tuple[tuple[Buffer, ...], Sequence[Buffer]]:
+    """The body and the further parts of a frame that carries `runs`; a large item travels alone, and to who is not
+    `near` with its bytes, wherever they are."""
+    batch = runs[0].batch
+    if batch.lent is not None and near:
+        return pack_reference(batch.lent.reference.pack()), ()
+    if batch.large:
+        return pack_items(b"", ()), large_parts(batch)
     if len(runs) == 1:
         return pack_items(runs[0].lengths().tobytes(), (runs[0].payload(),)), ()
     return pack_items(b"".join(run.lengths().tobytes() for run in runs), [run.payload() for run in runs]), ()
+
+
+def large_parts(batch: Batch) -> Sequence[Buffer]:
+    """The bytes of a large item."""
+    return batch.parts if batch.lent is None else batch.lent.load()
 
 
 def count(runs: Iterable[Run]) -> int:
@@ -184,7 +196,7 @@ def gather(queue: deque[Run], wanted: int, size: int) -> list[Run]:
         runs.append(part)
         size -= part.size
         wanted -= taken
-        if run.batch.parts or size <= 0:
+        if run.batch.large or size <= 0:
             break
     return runs
 

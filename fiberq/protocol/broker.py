@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Hashable
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from fiberq.abc import Buffer
 from fiberq.access import Authority, Right
@@ -13,8 +13,9 @@ from fiberq.errors import AccessError, ProtocolError
 from fiberq.protocol import frames
 from fiberq.protocol.channels import Channels
 from fiberq.protocol.device import Device, Memory
-from fiberq.protocol.frames import DEFAULT_CHANNEL, ENDED, Frame, Received, decode, pack_json, read_json
+from fiberq.protocol.frames import DEFAULT_CHANNEL, ENDED, Frame, Items, Received, decode, pack_json, read_json
 from fiberq.protocol.kinds import Kind
+from fiberq.protocol.lent import Lent, Reference
 from fiberq.protocol.members import Member, Outbox, host_of
 from fiberq.protocol.pull import PullDevice
 from fiberq.protocol.push import PushDevice
@@ -23,6 +24,9 @@ from fiberq.protocol.session import drain
 from fiberq.protocol.strangers import Strangers
 from fiberq.protocol.surveys import Surveys
 from fiberq.protocol.timers import Timers
+
+if TYPE_CHECKING:
+    from fiberq.memory import Vault
 
 log = logging.getLogger("fiberq.node")
 
@@ -42,11 +46,13 @@ class Broker:
         max_bytes: int = 1 << 30,
         max_deliveries: int = 5,
         authority: Authority | None = None,
+        vault: Vault | None = None,
     ) -> None:
         self.node = node
         self.garbage = 0  # messages that were no frames
         self.memory = Memory()
         self._authority = authority  # without one, everybody may do everything
+        self._vault = vault  # without one, no memory is shared
         self._session_grace = session_grace
         self._session_timeout = session_timeout
         self._max_bytes = max_bytes
@@ -61,7 +67,7 @@ class Broker:
         self._surveys = Surveys(self._outbox)
         self._channels = Channels(self._device, self._members, self._outbox, self.memory, max_bytes)
         self._channels.add(DEFAULT_CHANNEL, Kind("pipe"), permanent=True)
-        self._requests = Requests(self._channels, self._surveys, authority, self._deny)
+        self._requests = Requests(self._channels, self._surveys, authority, vault, self._deny)
 
     def _device(self, number: int, kind: Kind) -> Device:
         make = PushDevice if kind.pushed else PullDevice
@@ -111,7 +117,7 @@ class Broker:
                 channel.device.away(member, now)
                 self._channels.check(channel)
         else:
-            self._end(member)
+            self._give_up(member)
 
     def output(self, now: float) -> list[tuple[Hashable, tuple[Buffer, ...]]]:
         """Run the timers that are due, and take the messages to be sent: deliveries first, then acknowledgements."""
@@ -215,7 +221,10 @@ class Broker:
                 raise ProtocolError("a process put into what it does not hold")
             else:
                 before = device.bytes
-                device.put(member, frames.read_items(body, frame.parts), now)
+                items = frames.read_items(body, frame.parts)
+                if items.elsewhere is not None:
+                    items = self._adopt(member, items)
+                device.put(member, items, now)
                 self._channels.restrain(member, channel, device.bytes - before)
         elif frame.kind == frames.RELEASE:
             self._channels.release(member, channel, bytes(body).decode("ascii", "replace"))
@@ -235,6 +244,16 @@ class Broker:
             raise ProtocolError(f"a client sent a frame of kind {frame.kind}")
         self._channels.check(channel)
         self._channels.regulate()
+
+    def _adopt(self, member: Member, items: Items) -> Items:
+        """Take over the large item that a process shares. Raises `ProtocolError` if it may not, or there is none."""
+        assert isinstance(items.elsewhere, Reference)
+        if self._vault is None or member.lender is None:
+            raise ProtocolError("a process shares memory, and has not shown that it can")
+        found = self._vault.adopt(member.lender, items.elsewhere)
+        return (
+            items._replace(elsewhere=found) if isinstance(found, Lent) else items._replace(parts=found, elsewhere=None)
+        )
 
     def _answer_ended(self, member: Member, number: int, code: str) -> None:
         """To a frame for what is there no more."""
@@ -293,6 +312,8 @@ class Broker:
         self._by_peer[peer] = member
         self._strangers.greeted(peer)
         welcome = {"node": self.node, "received": member.session.received, "max_bytes": self._max_bytes}
+        if self._vault is not None:
+            welcome["memory"] = self._vault.place
         member.session.send_aside(Frame(frames.WELCOME, 0, pack_json(welcome)))
         member.session.connect(received, now)
         self._outbox.touched[member] = None
@@ -313,13 +334,13 @@ class Broker:
         if member.due() > now:
             self._timers.set(member, member.due())
         elif member.expires is not None:
-            self._end(member)
+            self._give_up(member)
         else:
             self._outbox.touched[member] = None
             silent = now - max(member.heard, member.session.asked_at)  # it was not asked for a word before
             if member.session.unacknowledged and silent >= self._session_timeout:
                 log.warning("process %s was silent for %g s: taken for dead", member.pid, self._session_timeout)
-                self._end(member)
+                self._give_up(member)
 
     def _look_at_limits(self) -> None:
         """End the rights that have expired, by the calendar: this node's own clock stands still while it is stopped."""
@@ -350,10 +371,16 @@ class Broker:
             channel.device.left(member, self._outbox.now)
         member.session.tick(self._outbox.now)
         self._outbox.messages += [(member.peer, message) for message in drain(member.session)]
+        log.info("process %s on %s went", member.pid, member.host)
+        self._end(member)
+
+    def _give_up(self, member: Member) -> None:
+        """A process went without a goodbye: it died, or cannot be reached."""
+        had = sum(channel.device.leased(member) for channel in self._channels.held_by(member))
+        log.info("process %s on %s is gone, without a goodbye; it had %d items", member.pid, member.host, had)
         self._end(member)
 
     def _end(self, member: Member) -> None:
-        log.info("process %s on %s went", member.pid, member.host)
         member.ended = True
         self._members.pop(member.name, None)
         self._limited.pop(member, None)

@@ -33,6 +33,9 @@ UNDER_WAY: Final = 4
 OVERDRAFT: Final = 64 << 20
 """What a paused writer may put all the same: so many of the largest items were under way, so many bytes gathered."""
 
+TOLD_AGAIN: Final = 10.0
+"""Seconds until the log says once more that writers wait."""
+
 MAX_FLIGHTS: Final = 1000
 """Handles in flight of a process that may not do everything."""
 
@@ -90,6 +93,7 @@ class Channels:
         self._memory = memory
         self._max_bytes = max_bytes
         self._paused: dict[tuple[Member, int], int] = {}  # writers, by process and channel, and what they put since
+        self._told_at = -TOLD_AGAIN  # when the log said last that writers wait
         self._early: dict[str, None] = {}  # tokens that were claimed before their flight was announced
         self._cargo: dict[str, Channel] = {}  # what the items are in that hold handles in flight, by token
 
@@ -97,6 +101,7 @@ class Channels:
         channel = self.known[number] = Channel(number, self._make(number, kind), name, permanent or name is not None)
         if name is not None:
             self.named[name] = channel
+            channel.device.label = name
         return channel
 
     def delete(self, channel: Channel) -> None:
@@ -298,6 +303,11 @@ class Channels:
 
     def _pause(self, writer: Member, channel: Channel) -> None:
         if (writer, channel.number) not in self._paused:
+            if not self.draining and self.outbox.now >= self._told_at + TOLD_AGAIN:
+                self._told_at = self.outbox.now
+                log.info(
+                    "the items here have %d bytes: who puts more into %s waits", self._memory.bytes, channel.names[0]
+                )
             self._paused[writer, channel.number] = 0
             self.outbox.send(writer, Frame(frames.PAUSE, channel.number))
 

@@ -48,6 +48,7 @@ class Client:
         self._paused: set[int] = set()  # channels into which nothing is to be put now, used or not yet
         self._grace = grace
         self.session.before_report = self._pump_everything
+        self.memory: Any = None  # the process and the descriptor of what a node shows that shares memory
         self._requests: dict[int, Request] = {}
         self._next_request = 0
         self._hellos = 0
@@ -109,6 +110,7 @@ class Client:
             raise NodeError("another node has taken the address; the queues of the one before it are gone")
         self.node = node
         self.max_bytes = int(welcome.get("max_bytes", self.max_bytes))
+        self.memory = welcome.get("memory")
         self.welcomed = True
         self.session.connect(received, now)
         self._acknowledged(now)

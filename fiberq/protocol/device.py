@@ -11,28 +11,34 @@ A bounded queue has `slots`: an item occupies one from its put until its reader 
 A reader can also deal with one of its leases by name: finish it, give it back as failed, or let it run out some time.
 
 Poison: an item whose reader died is suspect, and delivered alone, to a reader that has nothing else (or whose other
-threads hold all it has). Only the death of a reader that had nothing else counts against it, so no innocent is
-condemned; and so does what happens to one lease by name. After `max_deliveries` such failures it is a dead letter. But
-a process with several threads that wait has never nothing else; so deaths in company count, too, when there were
-`IN_COMPANY` times as many. Of the thousands that a fast reader was sent ahead, those far behind what it had told of are
-delivered in groups, the larger the farther: a guilty one among them costs a few more deaths until it is alone, and the
-innocent do not cost a round trip each.
+threads hold all it has). It is condemned, and a dead letter, when a reader that had nothing else dies of it, and
+that is its failure number `max_deliveries`; so no innocent is condemned. Failures are its readers' deaths, in company,
+too, if it was near what that reader had told of, and what happens to one lease by name. But a process with several
+threads that wait has never nothing else; so `IN_COMPANY` times as many deaths condemn, too.
+
+Of the thousands that a fast reader was sent ahead, those far behind what it had told of are delivered in groups, the
+larger the farther: a guilty one among them costs a few more deaths until it is alone, and the innocent do not cost a
+round trip each.
 """
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import Final, TypeAlias
 
+from fiberq.address import printable
 from fiberq.errors import ProtocolError
 from fiberq.protocol.batch import Run, body, count
 from fiberq.protocol.frames import DELIVER, TAKEN, Frame, Items, Ready, Want, pack_deliver, pack_ranges
 from fiberq.protocol.kinds import Kind
 from fiberq.protocol.ranges import without
 from fiberq.protocol.slots import Slots
+
+log = logging.getLogger("fiberq.node")
 
 Key: TypeAlias = Hashable
 Send: TypeAlias = Callable[[Key, Frame], None]
@@ -42,7 +48,7 @@ MAX_AHEAD: Final = 8 << 20
 
 
 IN_COMPANY: Final = 4
-"""For one death alone, so many while the reader had other items, too."""
+"""For one failure that condemns, so many deaths while the reader had other items, too."""
 
 
 NEAR: Final = 16
@@ -58,7 +64,7 @@ class Memory:
 
 
 class Lease:
-    """Items that a reader has: its numbers from `first` on. `alone`: delivered alone, as suspects."""
+    """Items that a reader has: its numbers from `first` on. `alone`: one item, beside which it had no other."""
 
     __slots__ = ("alone", "at", "first", "run")
 
@@ -191,6 +197,7 @@ class Device(ABC):
         self, channel: int, kind: Kind, send: Send, memory: Memory | None = None, max_deliveries: int = 5
     ) -> None:
         self.channel = channel
+        self.label = f"{channel:016x}"
         self.kind = kind
         self.slots = Slots(channel, kind.maxsize, send) if kind.maxsize else None
         self.readers: dict[Key, Reader] = {}
@@ -274,6 +281,7 @@ class Device(ABC):
                 if self.kind.keeps:
                     run.deliveries += 1
                     run.deaths += 1
+                    run.failures += alone or run.group == 1
                 if not self._condemned(run, alone):
                     runs.append(run)
         self._detached(reader, now)
@@ -366,6 +374,9 @@ class Device(ABC):
     def _entomb(self, run: Run, reason: str) -> None:
         """An item is a dead letter. It may lie for long, so it does not keep the frame that it came in."""
         self.dead_letters[run.place] = DeadLetter(run.copy(), reason)
+        letters = len(self.dead_letters)
+        if not letters & (letters - 1):  # else who has a thousand would have a thousand lines
+            log.warning("queue %s has %d dead letters, now that %s", self.label, letters, printable(reason))
         self._memory.dead += run.size
 
     def _exhume(self, place: int) -> Run:
@@ -376,6 +387,10 @@ class Device(ABC):
     def _failed(self, run: Run, why: str) -> bool:
         """A delivery of one item failed; return whether it is a dead letter now."""
         run.failures += 1
+        return self._gave_out(run, why)
+
+    def _gave_out(self, run: Run, why: str) -> bool:
+        """Whether an item failed as often as it may: then it is a dead letter now."""
         if run.failures < self.max_deliveries:
             return False
         deliveries = "the only delivery" if run.failures == 1 else f"{run.failures} deliveries"
@@ -385,7 +400,7 @@ class Device(ABC):
     def _condemned(self, run: Run, alone: bool) -> bool:
         """A reader died that had these items; return whether they are dead letters now. Who was there once comes alone
         from then on, so this is one item."""
-        if alone and self._failed(run, "its reader died"):
+        if alone and self._gave_out(run, "its reader died"):
             return True
         if run.deaths < IN_COMPANY * self.max_deliveries or len(run) > 1:
             return False
@@ -433,6 +448,10 @@ class Device(ABC):
         readers = [key for key, reader in self.readers.items() if reader.untold()]
         putters = [key for key, putter in self.slots.putters.items() if putter.hand] if self.slots else []
         return [*dict.fromkeys([*readers, *putters])]
+
+    def leased(self, key: Key) -> int:
+        """How many items a reader has."""
+        return sum(len(lease.run) for lease in self.readers[key].leases) if key in self.readers else 0
 
     def busy(self) -> list[Key]:
         """The readers that have items which are not finished."""
@@ -516,7 +535,7 @@ class Device(ABC):
             return 0
         if head.returned and reader.unstarted():
             return 0  # it would come after later items, such as the sentinel that ends this reader
-        if reader.leases and reader.leases[0].alone and not reader.needs:
+        if reader.leases and reader.leases[0].alone and reader.leases[0].run.suspect and not reader.needs:
             return 0
         if head.suspect:
             return 0 if reader.unstarted() or (reader.leases and not reader.needs) else min(reader.credit, head.group)
@@ -532,14 +551,15 @@ class Device(ABC):
         deliveries = runs[0].deliveries
         if deliveries:
             self.redelivered += count(runs)
+        alone = not reader.leases and len(runs) == len(runs[0]) == 1
         if reader.leases:
             reader.leases[0].alone = False
         for run in runs:
-            reader.leases.append(Lease(reader.next, run, now, alone=run.suspect and not reader.leases))
+            reader.leases.append(Lease(reader.next, run, now, alone))
             reader.next += len(run)
             reader.bytes += run.size
         reader.begin()
-        pieces, parts = body(runs)
+        pieces, parts = body(runs, getattr(reader.key, "near", False))
         delivery = pack_deliver(first, deliveries, len(self.readers) > 1, pieces)
         self._send(reader.key, Frame(DELIVER, self.channel, delivery, parts))
 

@@ -5,7 +5,7 @@ A message's first part is a header and a body; further parts, if any, are the bu
     header   magic, kind, flags (a byte each), a zero byte, u64 sequence number (0: not numbered),
              u64 acknowledgement (the last number received in order), u64 channel (0: the session itself)
     items    u32 count, then as many u32 lengths, then the items' bytes end to end; a count of 0: one large item,
-             whose buffers are the message's further parts
+             whose buffers are the message's further parts, or, if there are none, a reference to it (see `lent`)
 
 All integers are little-endian. Whatever cannot be parsed raises `ProtocolError`; nothing is allocated from a length
 that was not checked against what arrived.
@@ -23,6 +23,7 @@ from typing import Any, Final, NamedTuple
 
 from fiberq.abc import Buffer
 from fiberq.errors import ProtocolError
+from fiberq.protocol.lent import REFERENCE, Lent, Reference
 
 VERSION: Final = 1
 MAGIC: Final = 0xF1
@@ -100,11 +101,12 @@ class Received(NamedTuple):
 
 
 class Items(NamedTuple):
-    """The items of a frame: either `lengths` and `payload`, or, of one large item, `parts`."""
+    """The items of a frame: either `lengths` and `payload`, or, of one large item, `parts`, or where it is."""
 
     lengths: array[int]
     payload: Buffer
     parts: Sequence[Buffer]
+    elsewhere: Reference | Lent | None = None
 
 
 class Ready(NamedTuple):
@@ -166,12 +168,19 @@ def pack_items(lengths: Buffer, payload: Sequence[Buffer]) -> tuple[Buffer, ...]
     return (_COUNT.pack(len(lengths) // 4), lengths, *payload)
 
 
+def pack_reference(reference: bytes) -> tuple[Buffer, ...]:
+    """A body with a large item that is elsewhere."""
+    return (_COUNT.pack(0), reference)
+
+
 def read_items(body: memoryview, parts: Sequence[Buffer]) -> Items:
     try:
         (count,) = _COUNT.unpack_from(body)
     except error as cause:
         raise ProtocolError("a frame of items has no count") from cause
     if not count:
+        if not parts and len(body) == _COUNT.size + REFERENCE.size:
+            return Items(array("I"), b"", (), Reference(*REFERENCE.unpack_from(body, _COUNT.size)))
         if not parts or len(body) != _COUNT.size:
             raise ProtocolError("a frame of items has none")
         return Items(array("I"), b"", parts)

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from fiberq.abc import Buffer
 from fiberq.access import Right
+from fiberq.address import printable
 from fiberq.errors import ProtocolError
 from fiberq.protocol import frames
 from fiberq.protocol.frames import ENDED, Frame, pack_json
@@ -40,10 +41,16 @@ class Member:
         self.expires: float | None = None  # when it is given up, while it has no connection
         self.ended = False
         self.heard = 0.0
+        self.lender: int | None = None  # its number, if it and the node share memory
         self.unread: deque[tuple[int, int]] = deque()  # answers that it has not acknowledged: number, bytes
         self.unread_bytes = 0
         self.holds: dict[int, str] = {}  # channel -> "r", "w" or "rw"
         self.flights: dict[str, dict[int, str]] = {}  # token -> what the handle in flight holds
+
+    @property
+    def near(self) -> bool:
+        """Whether it can read what the node has in shared memory."""
+        return self.lender is not None
 
     def due(self) -> float:
         """When to look at it next, if nothing else happens; infinity when never."""
@@ -96,5 +103,4 @@ class Outbox:
 
 def host_of(hello: dict[str, Any]) -> str:
     """The name of a client's host, as it says, which is to write no lines of its own into logs and tables."""
-    name = str(hello.get("host", ""))[:MAX_HOST]
-    return name if name.isprintable() else ascii(name)
+    return printable(str(hello.get("host", ""))[:MAX_HOST])

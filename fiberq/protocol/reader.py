@@ -11,10 +11,10 @@ is reported done, or its process lets go of the queue.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Container, Hashable, Sequence
+from collections.abc import Callable, Container, Hashable, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 from fiberq.abc import Buffer
 from fiberq.errors import ProtocolError
@@ -44,6 +44,10 @@ FRESH: Final = 0.001
 """Seconds after which a reader with items in hand first looks whether they were recalled, and tells its progress."""
 
 
+def _cannot_borrow(_: Any) -> None:
+    raise ProtocolError("the node shares memory with a process that did not offer it")
+
+
 class Holder:
     """Holds items until it says that they are finished: it is neither a thread nor a task, and outlives both."""
 
@@ -66,6 +70,7 @@ class Reader:
         self.earlier: dict[int, int] = {}  # how often those items were delivered before that were
         self.lost: set[int] = set()  # items that are held here, and were given to another process meanwhile
         self.fresh_until = 0.0
+        self.borrow: Callable[[Any], Any] = _cannot_borrow  # what is behind a reference to shared memory
         self.attached = False  # the node knows of this reader
         self.giving = False  # it has asked to be recalled
         self.recalls = 0  # how often it was
@@ -96,10 +101,10 @@ class Reader:
             raise ProtocolError("the node delivers an item twice")
         self._eager = deliveries > 0
         if deliveries:
-            count = 1 if items.parts else len(items.lengths)
+            count = len(items.lengths) or 1
             self.earlier.update(dict.fromkeys(range(first, first + count), deliveries))
-        if items.parts:
-            self.ready.append((first, items.parts))
+        if not items.lengths:
+            self.ready.append((first, items.parts or self.borrow(items.elsewhere)))
             self._next = first + 1
         else:
             got = frames.split(items)

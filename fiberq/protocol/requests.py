@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from fiberq.access import Authority
 from fiberq.address import check_name
 from fiberq.errors import AddressError, ProtocolError
+from fiberq.protocol.batch import large_parts
 from fiberq.protocol.channels import GONE, Channel, Channels
 from fiberq.protocol.frames import DEFAULT_CHANNEL
 from fiberq.protocol.kinds import Kind
 from fiberq.protocol.members import Member
 from fiberq.protocol.surveys import Surveys
+
+if TYPE_CHECKING:
+    from fiberq.memory import Vault
 
 log = logging.getLogger("fiberq.node")
 
@@ -48,12 +52,14 @@ class Requests:
         channels: Channels,
         surveys: Surveys,
         authority: Authority | None,
+        vault: Vault | None,
         deny: Callable[[Member, str], None],
     ) -> None:
         self._channels = channels
         self._surveys = surveys
         self._outbox = channels.outbox
         self._authority = authority
+        self._vault = vault
         self._deny = deny
 
     def take(self, member: Member, request: dict[str, Any]) -> None:
@@ -301,9 +307,9 @@ class Requests:
         if letter is None:
             return {"error": "the dead letter is gone: it was put back or dropped meanwhile", "code": "gone"}
         if what == "show":
-            large = letter.run.batch.parts
-            parts = large or (letter.run.payload(),)
-            self._outbox.reply(member, request.get("id"), {"large": bool(large)}, parts)
+            large = letter.run.batch.large
+            parts = large_parts(letter.run.batch) if large else (letter.run.payload(),)
+            self._outbox.reply(member, request.get("id"), {"large": large}, parts)
             return None
         if what == "put back":
             if channel.shut == "dropped":
@@ -320,6 +326,13 @@ class Requests:
         self._channels.check(channel)
         self._channels.regulate()
 
+    def _near(self, member: Member, request: dict[str, Any]) -> dict[str, Any]:
+        """A process offers to share memory, and shows that it can."""
+        pid = int(request["pid"])
+        if self._vault is not None and self._vault.admits(pid, int(request["descriptor"])):
+            member.lender = pid
+        return {"near": member.near}
+
     # -- looking after a node --
 
     def _find(self, member: Member, request: dict[str, Any]) -> dict[str, Any]:
@@ -332,8 +345,8 @@ class Requests:
         return {"error": f"the node has no queue or pipe {wanted!r} that this process may use", "code": "gone"}
 
     def _queues(self, _: Member, __: dict[str, Any]) -> dict[str, Any]:
-        """Tell of all queues: those with a name first."""
-        queues = [channel for channel in self._channels.known.values() if not channel.is_pipe]
+        """Tell of all queues, those with a name first, and of both directions of all pipes."""
+        queues = [each for each in self._channels.known.values() if not each.is_pipe or each.holders]
         queues.sort(key=lambda each: (each.name is None, each.name or "", each.number))
         return {"queues": [_describe(channel) for channel in queues]}
 
@@ -422,6 +435,7 @@ _OTHERS: Final[dict[str, tuple[str, Any]]] = {
     "unused": (ANYBODY, Requests._unused),
     "surveyed": (ANYBODY, Requests._surveyed),
     "forget": (ANYBODY, Requests._forget),
+    "near": (ANYBODY, Requests._near),
     "restrict": (HOLDS, Requests._restrict),
     "revoke": (OWNER, Requests._revoke),
     "find": (ANYBODY, Requests._find),

@@ -48,7 +48,9 @@ class Session:
         self._gap = False  # a resend was asked for, and has not come
         self.asked_at = 0.0  # when something was sent last while nothing else was unacknowledged
         self.round_trip = 0.0  # the shortest, in seconds, of a frame and its acknowledgement; 0: none yet
-        self._timed = 0  # the frame that was sent then, if it is not acknowledged
+        self.answered_at = 0.0  # what was sent then, or later, has been acknowledged
+        self._timed = 0  # a frame that is not acknowledged; 0: none
+        self._timed_at = 0.0  # when it was sent
         self._retransmit_at = float("inf")
         self._patience = RETRANSMIT
         self.before_report: Callable[[float], None] | None = None  # sends what a report must not overtake
@@ -200,8 +202,10 @@ class Session:
         flags = ACK_NOW if urgent or self.unacknowledged else 0
         self.unacknowledged.append(frame)
         if len(self.unacknowledged) == 1:
-            self.asked_at, self._timed = now, self.sent
+            self.asked_at = now
             self._arm(now)
+        if not self._timed:
+            self._timed, self._timed_at = self.sent, now
         self._transmit(frame, flags, self.sent)
 
     def _transmit(self, frame: Frame, flags: int, seq: int) -> None:
@@ -216,8 +220,9 @@ class Session:
             self.unacknowledged.popleft()
         self.acknowledged = ack
         if 0 < self._timed <= ack:
-            took = now - self.asked_at
+            took = now - self._timed_at
             self.round_trip = min(took, self.round_trip or took)
+            self.answered_at = self._timed_at
             self._timed = 0
         self._unread = 0
         self._patience = RETRANSMIT

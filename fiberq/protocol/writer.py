@@ -11,8 +11,9 @@ from collections import deque
 from typing import Any, Final, TypeAlias
 
 from fiberq.abc import Buffer
-from fiberq.protocol.frames import MAX_FRAME, PUT, Frame, pack_items
+from fiberq.protocol.frames import MAX_FRAME, PUT, Frame, pack_items, pack_reference
 from fiberq.protocol.kinds import Kind
+from fiberq.protocol.lent import Shared
 from fiberq.protocol.session import Session
 from fiberq.protocol.slots import Permits
 
@@ -34,6 +35,8 @@ MAX_ITEMS: Final = 8192
 
 def size(item: Item) -> int:
     """Bytes of an item."""
+    if type(item) is Shared:
+        return item.size
     return len(item) if isinstance(item, bytes) else sum(memoryview(part).nbytes for part in item)
 
 
@@ -96,9 +99,11 @@ class Writer:
         first = self.items[0]
         if isinstance(first, tuple):
             return Frame(PUT, self.channel, pack_items(b"", ()), first), 1
+        if type(first) is Shared:
+            return Frame(PUT, self.channel, pack_reference(first)), 1
         small: list[Any] = self.items[:MAX_ITEMS]
-        if tuple in set(map(type, small)):
-            del small[next(index for index, item in enumerate(small) if type(item) is tuple) :]
+        if len(set(map(type, small))) > 1:
+            del small[next(index for index, item in enumerate(small) if type(item) is not bytes) :]
         lengths = array("I", map(len, small))
         if sum(lengths) > MAX_FRAME:
             size = taken = 0

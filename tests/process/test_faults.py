@@ -135,6 +135,44 @@ def test_what_a_stopped_reader_was_sent_ahead_goes_to_others(crew: Crew, resume:
     assert not lost
 
 
+def test_a_task_that_another_did_meanwhile_is_not_silently_done(transport: str, program: type[Program]) -> None:
+    running = program(
+        """
+import os, signal, time
+from multiprocessing import get_context
+from fiberq import JoinableQueue, Pipe
+from fiberq.errors import LeaseLost, NodeError
+context = get_context("fork")
+def work(tasks, told):
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCONT])
+    told.put((tasks.get(), os.getpid()), sync=True)
+    signal.sigwait([signal.SIGCONT])
+    try:
+        tasks.task_done()
+        print("done", flush=True)
+    except (LeaseLost, NodeError) as error:
+        print(error, flush=True)
+tasks, told = JoinableQueue(), __import__("fiberq").SimpleQueue()
+worker = context.Process(target=work, args=(tasks, told))
+worker.start()
+tasks.put("first")
+assert told.get(timeout=30)[0] == "first"
+os.kill(worker.pid, signal.SIGSTOP)
+tasks.put("second")
+for task in "first", "second":
+    assert tasks.get(timeout=30) == task
+    tasks.task_done()
+assert tasks.join(30)
+os.kill(worker.pid, signal.SIGCONT)
+worker.join(30)
+""",
+        FIBERQ_TRANSPORT=transport,
+        FIBERQ_SESSION_TIMEOUT="1.0",
+    )
+    assert "taken for dead" in running.read()
+    running.wait()
+
+
 def test_a_poisoned_item_kills_a_few_workers_and_no_other_item_is_lost(kind: Kind, program: type[Program]) -> None:
     running = program(
         f"""

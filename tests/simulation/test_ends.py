@@ -137,7 +137,7 @@ def _leave(node: Node, client: Client, way: str) -> None:
 
 @pytest.mark.parametrize("kind", ["pull", "push"])
 def test_leaving_while_a_suspect_is_on_its_way_condemns_it_not(kind: str, way: str) -> None:
-    node = Node(kind, max_deliveries=1)
+    node = Node(kind, max_deliveries=2)
     node.client("killed", "r")
     node.put(node.creator, b"item")
     assert node.get(node.clients["killed"]) == b"item"

@@ -534,7 +534,7 @@ def test_held_items_keep_their_leases(device: type[PullDevice | PushDevice]) -> 
 
 
 def test_a_clean_end_condemns_nothing() -> None:
-    desk = Desk(PullDevice, max_deliveries=1)
+    desk = Desk(PullDevice, max_deliveries=2)
     desk.put(b"a")
     desk.device.ready("killed", Ready(1, 0, 1), 0.0)
     desk.device.lost("killed", 0.0)
@@ -590,6 +590,28 @@ def test_another_thread_gets_items_while_one_holds_a_suspect() -> None:
         desk.put(b"next")
         desk.device.ready("threads", Ready(2, 1, 1, [(0, 1)]), 0.0)
         assert desk.got["threads"] == [b"suspect", b"next"]
+
+
+@pytest.mark.parametrize("device", [PullDevice, PushDevice])
+@pytest.mark.parametrize("limit", [1, 2, 3])
+@pytest.mark.parametrize("others", [0, 1, 3])
+def test_an_item_that_kills_its_readers_is_a_dead_letter_after_so_many_deaths(
+    device: type[PullDevice | PushDevice], limit: int, others: int
+) -> None:
+    desk = Desk(device, max_deliveries=limit)
+    desk.put(b"deadly", *(b"%d" % number for number in range(others)))
+    deaths = 0
+    while not desk.device.dead_letters:
+        desk.device.ready(deaths, Ready(10, 0, 1), 0.0)
+        assert desk.got[deaths][0] == b"deadly"
+        desk.device.lost(deaths, 0.0)
+        deaths += 1
+    assert deaths == (max(limit, 2) if others else limit)  # the others may be guilty, too, of the first
+    (letter,) = desk.device.dead_letters.values()
+    assert bytes(letter.run.payload()) == b"deadly"
+    assert not read_all(desk, "heir", b"deadly")
+    assert desk.got.get("heir", []) == [b"%d" % number for number in range(others)]
+    assert len(desk.device.dead_letters) == 1
 
 
 def test_an_item_that_kills_process_after_process_in_company_is_a_dead_letter_at_last() -> None:

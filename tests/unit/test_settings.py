@@ -91,6 +91,7 @@ def test_the_defaults_are_those_that_the_design_names() -> None:
         "linger": 10.0,
         "spin_us": 100,
         "max_bytes": 1 << 30,
+        "shared_memory": True,
         "max_connections": 4096,
         "max_deliveries": 5,
     }

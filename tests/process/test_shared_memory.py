@@ -1,0 +1,308 @@
+"""Large items in shared memory, on each transport: what comes out, that nothing is left, who gets bytes instead."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pickle
+import queue
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from support import PATIENCE, Crew, Program, every_method, until
+
+from fiberq import JoinableQueue, Pipe, Queue, SimpleQueue, SimpleQueuePull, SimpleQueuePush, config, tree
+from fiberq.errors import ItemError, NodeError
+from fiberq.memory import SHARE_FROM
+from fiberq.protocol import frames
+from fiberq.protocol.frames import Frame, pack_reference
+from fiberq.protocol.lent import Reference, Shared
+
+pytestmark = [
+    pytest.mark.usefixtures("transport"),
+    pytest.mark.skipif(sys.platform != "linux", reason="memfd is Linux's"),
+]
+
+LARGE = 3 * SHARE_FROM
+
+
+def text(number: int, size: int = LARGE) -> bytes:
+    return b"%d:" % number + bytes(size)
+
+
+def node() -> int:
+    """The process that is this test's node."""
+    return tree._started[tree.endpoint().address].process.pid
+
+
+def lent(process: int | None = None) -> int:
+    """How many large items a process has open in shared memory, by default the node."""
+    directory = f"/proc/{process or node()}/fd"
+    found = 0
+    for name in os.listdir(directory):
+        with suppress(OSError):
+            found += os.readlink(f"{directory}/{name}") == "/memfd:fiberq (deleted)"
+    return found
+
+
+def nothing_left() -> None:
+    until(lambda: lent() == 0)
+
+
+@pytest.fixture(params=[SimpleQueuePull, SimpleQueuePush, Queue, JoinableQueue])
+def kind(request: pytest.FixtureRequest) -> Any:
+    return request.param
+
+
+def shares(q: Any) -> bool:
+    link = q._channel.attach()
+    until(lambda: link._near.answer is not None)
+    return type(link.share((bytes(LARGE),))) is Shared
+
+
+def put_some(q: Any, count: int) -> None:
+    for number in range(count):
+        q.put(text(number))
+    q.flush()
+
+
+@every_method
+def test_large_items_of_other_processes(kind: Any, crew: Crew) -> None:
+    with kind() as q:
+        assert shares(q)
+        crew.finish(crew.start(put_some, q, 20))
+        assert lent() > 10, "what a process put that has ended"
+        for number in range(20):
+            assert q.get(timeout=PATIENCE) == text(number)
+            if kind is JoinableQueue:
+                q.task_done()
+        if kind is not JoinableQueue:
+            with pytest.raises(queue.Empty):
+                q.get(timeout=0)
+        nothing_left()
+
+
+@pytest.mark.parametrize("duplex", [True, False])
+def test_a_pipes_messages(duplex: bool) -> None:
+    here, there = Pipe(duplex)
+    with here, there:
+        until(lambda: there._writes._link._near.answer is not None)
+        for round_ in range(3):
+            there.send(text(round_))
+            there.send_bytes(text(round_ + 1))
+            assert here.poll(PATIENCE)
+            assert here.recv() == text(round_)
+            assert here.recv_bytes() == text(round_ + 1)
+            there.send_bytes(pickle.dumps(text(1)))
+            assert here.recv() == text(1)
+        nothing_left()
+
+
+def test_arrays_can_be_changed_at_once_and_written_to_after_they_were_got() -> None:
+    numpy = pytest.importorskip("numpy")
+    with Queue[Any]() as q:
+        assert shares(q)
+        array = numpy.arange(SHARE_FROM, dtype=float)
+        expected = array.copy()
+        q.put({"array": array, "more": [array[:10].copy()]})
+        array[:] = 0  # `put` has copied it
+        got = q.get(timeout=PATIENCE)["array"]
+        assert (got == expected).all()
+        got[0] = 7
+        q.put(got)
+        assert (q.get(timeout=PATIENCE) == got).all()
+        q.put_many([expected, got, 1, b"small", expected])
+        for one in (expected, got, 1, b"small", expected):
+            back = q.get(timeout=PATIENCE)
+            assert (back == one) if isinstance(one, int | bytes) else (back == one).all()
+
+
+def test_small_and_large_items_keep_their_order() -> None:
+    with SimpleQueue[Any]() as q:
+        assert shares(q)
+        items = [bytes(size) + b"%d" % size for size in (1, LARGE, 2, 3, 70_000, LARGE, LARGE, 4, 100, 200_000, 5)]
+        q.put_many(items)
+        for item in items:
+            q.put(item)
+        assert [q.get(timeout=PATIENCE) for _ in range(2 * len(items))] == 2 * items
+
+
+def get_and_die(q: Any) -> None:
+    q.get()
+    os._exit(1)
+
+
+def test_a_killed_readers_item_comes_again(kind: Any, crew: Crew) -> None:
+    with kind() as q:
+        assert shares(q)
+        q.put(text(1))
+        process = crew.start(get_and_die, q)
+        process.join(PATIENCE)
+        with q.lease(timeout=PATIENCE) as item:
+            assert (item.value, item.deliveries) == (text(1), 2)
+        nothing_left()
+
+
+def test_a_dead_letter_is_kept_read_and_put_back() -> None:
+    with Queue[bytes](max_deliveries=1) as q:
+        assert shares(q)
+        q.put(text(1))
+        with q.lease(timeout=PATIENCE) as item:
+            item.give_back("it is wrong")
+        (letter,) = q.dead_letters()
+        assert letter.size >= LARGE
+        assert letter.value == text(1)
+        letter.put_back()
+        assert q.get(timeout=PATIENCE) == text(1)
+
+
+@pytest.mark.parametrize("way", ["close", "purge", "shutdown"])
+def test_what_is_dropped_is_free(way: str) -> None:
+    q: Queue[bytes] = Queue()
+    other: Queue[bytes] = Queue()
+    assert shares(q)
+    put_some(q, 10)
+    assert lent() == 10
+    if way == "close":
+        q.close()
+    elif way == "purge":
+        q._channel.attach().question(op="purge", channel=q._channel.number)
+    else:
+        q.shutdown(immediate=True)
+    nothing_left()
+    other.put(text(1))
+    assert other.get(timeout=PATIENCE) == text(1)
+
+
+def test_coroutines(kind: Any) -> None:
+    async def main() -> None:
+        with kind() as q:
+            assert shares(q)
+            await q.aput(text(1))
+            assert await q.aget() == text(1)
+            await asyncio.sleep(0)
+
+    asyncio.run(main())
+
+
+def get_without(q: Any, told: Any) -> None:
+    config.shared_memory = False
+    item = q.get()
+    told.put((item[:2], len(item), lent(os.getpid())))
+
+
+@every_method
+def test_who_cannot_share_gets_the_bytes(kind: Any, crew: Crew) -> None:
+    with kind() as q, SimpleQueue[Any]() as told:
+        assert shares(q)
+        put_some(q, 3)
+        process = crew.start(get_without, q, told)
+        assert told.get(timeout=PATIENCE) == (b"0:", len(text(0)), 0)
+        crew.finish(process)
+
+
+def test_a_node_that_does_not_share(transport: str, program: type[Program]) -> None:
+    running = program(
+        f"""
+from fiberq import Queue
+with Queue() as q:
+    q.put(bytes({LARGE}))
+    print(len(q.get(timeout=10)), q._channel.attach()._near)
+""",
+        FIBERQ_TRANSPORT=transport,
+        FIBERQ_SHARED_MEMORY="no",
+    )
+    assert running.read() == f"{LARGE} None"
+    running.wait()
+
+
+def test_too_large_an_item_is_refused_before_it_is_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Queue[bytes]() as q:
+        assert shares(q)
+        monkeypatch.setattr(q._channel.attach()._client, "max_bytes", LARGE - 1)
+        with pytest.raises(ItemError, match="cannot be put"):
+            q.put(text(1))
+        assert lent(os.getpid()) == lent()
+
+
+def test_a_bounded_queue_that_is_full_keeps_no_memory() -> None:
+    with Queue[bytes](1) as q:
+        assert shares(q)
+        q.put(text(1))
+        q.flush()
+        before = lent(os.getpid())
+        for _ in range(20):
+            with pytest.raises(queue.Full):
+                q.put_nowait(text(2))
+        assert lent(os.getpid()) == before
+        assert q.get(timeout=PATIENCE) == text(1)
+
+
+def test_writers_have_nothing_open_of_what_was_accepted() -> None:
+    with SimpleQueue[bytes]() as q:
+        assert shares(q)
+        put_some(q, 50)
+        assert (lent(), lent(os.getpid())) == (50, 0)
+
+
+def test_threads(kind: Any) -> None:
+    with kind() as q:
+        assert shares(q)
+        got: list[bytes] = []
+
+        def work() -> None:
+            for _ in range(10):
+                got.append(q.get(timeout=PATIENCE)[:8])
+                if kind is JoinableQueue:
+                    q.task_done()
+
+        threads = [threading.Thread(target=work) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        put_some(q, 40)
+        for thread in threads:
+            thread.join(PATIENCE)
+        assert sorted(got) == sorted(text(number)[:8] for number in range(40))
+
+
+def forge(q: Any, how: Callable[[Any], Reference]) -> None:
+    link = q._channel.attach()
+    with link._lock:
+        link._client.session.send(Frame(frames.PUT, q._channel.number, pack_reference(how(link).pack())), 0.0, True)
+        link._transmit(0.0)
+    try:
+        until(lambda: q.qsize() < 0)
+    except NodeError as error:
+        if "shares" in str(error):
+            return
+        raise
+    raise AssertionError("the node took it")
+
+
+def of_nothing(_: Any) -> Reference:
+    return Reference(1 << 20, 1, 1)
+
+
+def of_a_file(_: Any) -> Reference:
+    descriptor = os.open("/etc/passwd", os.O_RDONLY)
+    found = os.fstat(descriptor)
+    return Reference(descriptor, found.st_ino, found.st_size)
+
+
+def of_what_it_was_not_asked_for(link: Any) -> Reference:
+    link._near = None
+    shared = os.memfd_create("forged", os.MFD_ALLOW_SEALING)
+    return Reference(shared, os.fstat(shared).st_ino, 0)
+
+
+@pytest.mark.parametrize("how", [of_nothing, of_a_file, of_what_it_was_not_asked_for])
+def test_a_forged_reference_ends_its_process_session_and_nothing_else(how: Any, crew: Crew) -> None:
+    with Queue[Any]() as q:
+        assert shares(q)
+        crew.finish(crew.start(forge, q, how))
+        q.put(text(1))
+        assert q.get(timeout=PATIENCE) == text(1)
