@@ -83,7 +83,8 @@ class Link(Driven):
         self._polled: dict[Reader, int] = {}  # the handles that asked for a reader's bell
         self._on_end = on_end
         self._proof: object = None  # memory that shows the node that this process can share some
-        self._near: Request | None = None
+        self._near: Request | None = None  # the node's answer to that
+        self._pool = memory.Pool()
         self._start()
         self._offer_memory()
 
@@ -103,16 +104,17 @@ class Link(Driven):
         self._proof = proof
         with self._lock:
             now = time.monotonic()
+            self._client.used = self._pool.ended
             self._near = self._client.request(now, op="near", pid=os.getpid(), descriptor=proof.descriptor)
             self._transmit(now)
 
     def share(self, item: Item) -> Item:
         """`item`, in shared memory if it is large, and the node takes that. Raises `ItemError` as `check_size`."""
-        if type(item) is not tuple or self._near is None or size_of(item) < memory.SHARE_FROM:
+        if type(item) is not tuple or self._near is None:
             return item
         self.check_size(item)
         near = self._near.answer is not None and self._near.answer.get("near")
-        return (near and memory.share(item)) or item
+        return (near and self._pool.share(item, time.monotonic())) or item
 
     # -- for handles: holding --
 
@@ -293,7 +295,9 @@ class Link(Driven):
         with self._lock:
             reader = self._client.readers.setdefault(channel, Reader(channel, self._kind(channel)))
             if self._near is not None:
-                reader.borrow = partial(memory.borrow, self._client.memory[0])
+                # What a pipe's reader has told of may be gone before the caller comes to read it.
+                borrow = memory.Borrowed if reader.kind.keeps else memory.fetch
+                reader.borrow = partial(borrow, self._client.memory[0])
             return reader
 
     def _kind(self, channel: int) -> Kind:
@@ -357,7 +361,10 @@ class Link(Driven):
         size = size_of(item)
         if size >= SMALL:
             writer.bulk += size
-        self._move(writer, now)
+        if writer.full and now < writer.look_at:
+            self._io_needed(writer)
+        else:
+            self._move(writer, now)
 
     def _move(self, writer: Writer, now: float) -> None:
         """Let what has gathered leave if it can; under the lock."""
@@ -953,6 +960,7 @@ class Link(Driven):
 
     def _collect(self, now: float) -> None:
         """Release what handles let go of."""
+        self._pool.tidy(now)
         while self._arrived:
             self._client.tell(now, op="arrived", token=self._arrived.popleft())
         while self._unused:

@@ -1,9 +1,13 @@
 """Large items in memory that processes of one host share: a copy in `put` and one in `get`, and none on the way.
 
-Whoever puts a large item writes it into an anonymous file in memory (memfd, Linux), seals that, and sends a reference.
-The node opens the file through ``/proc/PID/fd`` before it acknowledges the put, and passes a reference to its own
-descriptor on; a reader opens that when it arrives. The memory has no name, and belongs to those who have it open: it is
-free when the last of them closes it or dies, so nothing is ever left behind.
+Whoever puts a large item writes it into an anonymous file in memory (memfd, Linux), and sends a reference. The node
+opens the file through ``/proc/PID/fd`` before it acknowledges the put, and passes a reference to its own descriptor on,
+which readers open. The memory has no name, and belongs to those who have it open: it is free when the last of them
+closes it or dies, so nothing is ever left behind.
+
+Memory that is used for the first time costs several times what the copy costs. So the node tells the lender when an
+item has ended, and that uses its memory again, but for what goes over `KEEP`. Each item has a number, its generation,
+which is the first thing in the memory: who was stopped while another process got his item finds another one there.
 
 Only processes that may look into each other can do this: that is what the system checks for ``/proc/PID/fd`` (see
 proc_pid_fd(5) and ptrace(2)). A client shows that it can by a number that the node keeps in such memory; the node finds
@@ -12,23 +16,29 @@ that it can when it reads that from the client's. All others are sent the bytes.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import stat
+import struct
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence, Sized
+from itertools import count
 from pickle import PROTO
-from struct import Struct
 from typing import Final
 
 from fiberq.abc import MAX_PARTS, Buffer
 from fiberq.errors import ItemError, ProtocolError
 from fiberq.protocol.lent import Lent, Reference, Shared
 
-__all__ = ["Borrowed", "Vault", "borrow", "make_vault", "prove", "share"]
+__all__ = ["Borrowed", "Pool", "Vault", "fetch", "make_vault", "prove"]
 
-SHARE_FROM: Final = 256 * 1024
-"""Bytes from which an item is shared; below, the system calls cost more than the copies."""
+SHARE_FROM: Final = 64 * 1024
+"""Bytes from which an item is shared."""
+
+KEEP: Final = 64 << 20
+MOST: Final = 64
+"""Bytes, and pieces of memory, that a process uses again and again; it keeps them for `REST` seconds."""
+
+REST: Final = 2.0
 
 LINE: Final = 64
 """Bytes to multiples of which the parts are aligned: a cache line, and more than any type of NumPy asks for."""
@@ -36,9 +46,12 @@ LINE: Final = 64
 PROOF: Final = 32
 """Bytes of what a client has to read from the node's memory."""
 
-_COUNT: Final = Struct("<Q")
-_SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE if sys.platform == "linux" else 0
-"""What is read stays as it is (fcntl(2))."""
+START: Final = 1024
+"""Bytes that are read at once, for the head and the parts that are small."""
+
+_WORD: Final = struct.Struct("<Q")
+_HEAD: Final = struct.Struct("<QQ")
+"""The generation, and how many parts there are, whose lengths follow."""
 
 
 class _Memory:
@@ -47,6 +60,8 @@ class _Memory:
 
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
+        self.inode = 0
+        self.size = 0
         self._pid = os.getpid()
 
     def __del__(self, close: Callable[[int], None] = os.close, getpid: Callable[[], int] = os.getpid) -> None:
@@ -54,42 +69,32 @@ class _Memory:
             close(self.descriptor)
 
 
-def share(item: Sequence[Buffer]) -> Shared | None:
-    """Write a large item into shared memory; `None` if the system has no more of that, or no more descriptors."""
-    views = [memoryview(part).cast("B") for part in item]
-    head = b"".join(map(_COUNT.pack, (len(views), *map(len, views))))
-    pieces, size = [], 0
-    for view in (memoryview(head), *views):
-        pieces += [view, memoryview(bytes(-len(view) % LINE))]
-        size += len(view) + -len(view) % LINE
-    try:
-        memory = _Memory(os.memfd_create("fiberq", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING))
-        _write(memory.descriptor, pieces)
-        fcntl.fcntl(memory.descriptor, fcntl.F_ADD_SEALS, _SEALS)
-    except OSError:
-        return None
-    reference = Reference(memory.descriptor, os.fstat(memory.descriptor).st_ino, size)
-    return Shared.of(reference, memory)
+def _make(name: str) -> _Memory:
+    memory = _Memory(os.memfd_create(name, os.MFD_CLOEXEC))
+    memory.inode = os.fstat(memory.descriptor).st_ino
+    return memory
 
 
-def _write(descriptor: int, pieces: list[memoryview]) -> None:
-    while pieces:
-        written = os.writev(descriptor, pieces[: 2 * MAX_PARTS])
-        while pieces and written >= len(pieces[0]):
-            written -= len(pieces.pop(0))
-        if written:
-            pieces[0] = pieces[0][written:]
+def _write(memory: _Memory, pieces: list[Buffer], size: int) -> None:
+    """Write all pieces, which have `size` bytes, in their order."""
+    memory.size = max(memory.size, size)
+    offset = os.pwritev(memory.descriptor, pieces, 0)
+    while offset < size:  # Linux does not write more than 2 GiB at once
+        left, skip = [], offset
+        for piece in pieces:
+            left.append(memoryview(piece)[min(skip, len(piece)) :])
+            skip -= len(piece) - len(left[-1])
+        offset += os.pwritev(memory.descriptor, left, offset)
 
 
-def _open(pid: int, descriptor: int, reference: Reference | None = None) -> _Memory:
+def _open(pid: int, descriptor: int, inode: int | None = None) -> _Memory:
     """Open what another process shares. Raises `OSError`, or `ProtocolError` if it is not what was referred to."""
     # Not blocking: whatever the other process has there, this one is not to wait for it.
     memory = _Memory(os.open(f"/proc/{pid}/fd/{descriptor}", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK))
     found = os.fstat(memory.descriptor)
-    if not stat.S_ISREG(found.st_mode):
-        raise ProtocolError("what a process shares is no memory")
-    if reference is not None and (found.st_ino, found.st_size) != (reference.inode, reference.size):
-        raise ProtocolError("what a process shares is not what it referred to")
+    if not stat.S_ISREG(found.st_mode) or found.st_nlink or inode not in (None, found.st_ino):
+        raise ProtocolError("what a process shares is not the memory that it referred to")
+    memory.inode, memory.size = found.st_ino, found.st_size
     return memory
 
 
@@ -110,24 +115,39 @@ def _read_into(data: bytearray, memory: _Memory, offset: int) -> bytearray:
     return data
 
 
-def _load(memory: _Memory, size: int) -> list[Buffer]:
-    """The parts of a shared item; behind a pickle, such as can be written to. Raises `ProtocolError` if it is none."""
-    count = _COUNT.unpack(_read(memory, _COUNT.size, 0))[0]
-    if not 0 < count <= MAX_PARTS:
+def _load(memory: _Memory, reference: Reference) -> list[Buffer]:
+    """The parts of a shared item; behind a pickle, such as can be written to. Raises `ProtocolError` if it is none, or
+    not the one that was referred to."""
+    start = os.pread(memory.descriptor, START, 0)  # one call for all that is small
+    generation, parts_there = _HEAD.unpack_from(start) if len(start) >= _HEAD.size else (0, 0)
+    if generation != reference.generation:
+        raise ProtocolError("the memory of a shared item is used for another one")
+    offset = _HEAD.size + _WORD.size * parts_there
+    if not 0 < parts_there <= MAX_PARTS or len(start) < offset:
         raise ProtocolError("a shared item has no parts, or too many")
-    head = _COUNT.size * (count + 1)
-    lengths = [length for (length,) in _COUNT.iter_unpack(_read(memory, head, 0)[_COUNT.size :])]
-    parts: list[Buffer] = []
-    offset = head + -head % LINE
+    lengths = struct.unpack_from(f"<{parts_there}Q", start, _HEAD.size)
+    writable, parts = False, list[Buffer]()
     for length in lengths:
-        if offset + length > size:
+        offset = _aligned(offset)
+        if offset + length > min(reference.size, memory.size):
             raise ProtocolError("a shared item is cut short")
-        if parts and bytes(memoryview(parts[0])[:1]) == PROTO:
-            parts.append(_read_into(bytearray(length), memory, offset))
+        part: Buffer
+        if offset + length <= len(start):
+            part = start[offset : offset + length]
+        elif writable:
+            part = _read_into(bytearray(length), memory, offset)
         else:
-            parts.append(_read(memory, length, offset))
-        offset += length + -length % LINE
+            part = _read(memory, length, offset)
+        writable = writable or part[:1] == PROTO
+        parts.append(part)
+        offset += length
+    if os.pread(memory.descriptor, _WORD.size, 0) != start[: _WORD.size]:  # which changes first
+        raise ProtocolError("the memory of a shared item was used for another one meanwhile")
     return parts
+
+
+def _aligned(offset: int) -> int:
+    return offset + -offset % LINE
 
 
 # -- clients --
@@ -136,35 +156,86 @@ def _load(memory: _Memory, size: int) -> list[Buffer]:
 def prove(node: int, descriptor: int) -> _Memory:
     """Show that this process can read the node's memory: return memory of its own with what is there. Raises `OSError`
     or `ProtocolError` if it cannot."""
-    return _memory_with(_read(_open(node, descriptor), PROOF, 0))
-
-
-def _memory_with(data: bytes) -> _Memory:
-    memory = _Memory(os.memfd_create("fiberq's proof", os.MFD_CLOEXEC))
-    _write(memory.descriptor, [memoryview(data)])
+    proof = _read(_open(node, descriptor), PROOF, 0)
+    memory = _make("fiberq's proof")
+    _write(memory, [proof], PROOF)
     return memory
+
+
+class Pool:
+    """The memory that a process shares over one link. Each method may be called by any thread at any time."""
+
+    def __init__(self) -> None:
+        self._free: list[_Memory] = []
+        self._lent: dict[int, _Memory] = {}  # by generation
+        self._generations = count(1)
+        self._used_at = 0.0
+
+    def share(self, item: Sequence[Buffer], now: float) -> Shared | None:
+        """Write a large item into shared memory; `None` if the system has no more of that, or no more descriptors."""
+        self._used_at = now
+        views = [memoryview(part).cast("B") for part in item]
+        lengths = list(map(len, views))
+        generation = next(self._generations)
+        pieces: list[Buffer] = [struct.pack(f"<QQ{len(lengths)}Q", generation, len(lengths), *lengths)]
+        end = len(pieces[0])
+        for view, length in zip(views, lengths, strict=True):
+            pieces += (bytes(-end % LINE), view)
+            end = _aligned(end) + length
+        try:
+            memory = self._free.pop()
+        except IndexError:
+            memory = None
+        try:
+            memory = memory or _make("fiberq")
+            _write(memory, pieces, end)
+        except OSError:
+            return None
+        if _may_keep(memory, self._lent):  # else it is closed when the node has opened it
+            self._lent[generation] = memory
+        return Shared.of(Reference(memory.descriptor, memory.inode, end, generation), memory, self.ended)
+
+    def ended(self, generation: int) -> None:
+        """An item has ended: its memory can be used again."""
+        memory = self._lent.pop(generation, None)
+        if memory is not None and _may_keep(memory, self._free):
+            self._free.append(memory)
+
+    def tidy(self, now: float) -> None:
+        """Let go of what was not used for a while."""
+        if self._free and now > self._used_at + REST:
+            self._free.clear()
+
+
+def _may_keep(memory: _Memory, others: Sized) -> bool:
+    """Whether one more may be kept, if all are of its size: to add them up would need a lock."""
+    return len(others) < MOST and memory.size * (len(others) + 1) <= KEEP
 
 
 class Borrowed:
     """A large item that has arrived. It is read when it is got."""
 
-    def __init__(self, memory: _Memory | None, size: int) -> None:
-        self._memory = memory
-        self._size = size
+    def __init__(self, node: int, reference: Reference) -> None:
+        self._node = node
+        self._reference = reference
 
     def load(self) -> Sequence[Buffer]:
-        """Its parts, copied. Raises `ItemError` if it had been given to another process before it came here."""
-        if self._memory is None:
-            raise ItemError("an item cannot be read: by the time that it came, it had been given to another process")
-        return _load(self._memory, self._size)
+        """Its parts, copied. Raises `ItemError` if the item has been given to another process meanwhile."""
+        try:
+            memory = _open(self._node, self._reference.descriptor, self._reference.inode)
+            return _load(memory, self._reference)
+        except (OSError, ProtocolError):
+            text = "an item cannot be read any more: it was given to another process, or dropped, or its node is gone"
+            raise ItemError(text) from None
 
 
-def borrow(node: int, reference: Reference) -> Borrowed:
-    """What the node, a process, has delivered."""
+def fetch(node: int, reference: Reference) -> Borrowed | Sequence[Buffer]:
+    """An item that has arrived, read at once if that can be."""
+    borrowed = Borrowed(node, reference)
     try:
-        return Borrowed(_open(node, reference.descriptor, reference), reference.size)
-    except (OSError, ProtocolError):  # the node has closed it meanwhile: this reader is not its owner any more
-        return Borrowed(None, reference.size)
+        return borrowed.load()
+    except ItemError:
+        return borrowed
 
 
 # -- the node --
@@ -173,17 +244,20 @@ def borrow(node: int, reference: Reference) -> Borrowed:
 class _Held(Lent):
     """A large item that the node holds."""
 
-    def __init__(self, vault: Vault, memory: _Memory, size: int, inode: int) -> None:
+    def __init__(self, vault: Vault, lender: Hashable, memory: _Memory, reference: Reference) -> None:
         self._vault = vault
+        self._lender = lender
         self._memory = memory
-        self.reference = Reference(memory.descriptor, inode, size)
+        self._lent_as = reference.generation
+        self.reference = reference._replace(descriptor=memory.descriptor)
         vault.held += 1
 
     def __del__(self) -> None:
         self._vault.held -= 1
+        self._vault.give_back(self._lender, self._lent_as)
 
     def load(self) -> Sequence[Buffer]:
-        return _load(self._memory, self.size)
+        return _load(self._memory, self.reference)
 
 
 class Vault:
@@ -191,9 +265,12 @@ class Vault:
 
     def __init__(self, room: int) -> None:
         self.held = 0
+        self.ended: dict[Hashable, list[int]] = {}
+        """The generations of the items that have ended, by lender; to be told, and removed."""
         self._room = room
         self._proof = os.urandom(PROOF)
-        self._memory = _memory_with(self._proof)
+        self._memory = _make("fiberq's proof")
+        _write(self._memory, [self._proof], PROOF)
         self.place = (os.getpid(), self._memory.descriptor)
         """The process and the descriptor that clients are to read."""
 
@@ -204,20 +281,26 @@ class Vault:
         except (OSError, ProtocolError):
             return False
 
-    def adopt(self, pid: int, reference: Reference) -> Lent | Sequence[Buffer]:
+    def adopt(self, lender: Hashable, pid: int, reference: Reference) -> Lent | Sequence[Buffer]:
         """Take over an item from the process that shares it; copied, when there is no room for more. Raises
         `ProtocolError` if there is none such."""
         try:
-            memory = _open(pid, reference.descriptor, reference)
-            if fcntl.fcntl(memory.descriptor, fcntl.F_GET_SEALS) & _SEALS != _SEALS:
-                raise ProtocolError("what a process shares it could still change")
+            memory = _open(pid, reference.descriptor, reference.inode)
         except ProtocolError:  # which is an OSError, too
             raise
         except OSError as error:
             raise ProtocolError(f"what a process shares cannot be opened: {error.strerror}") from None
-        if self.held >= self._room:
-            return _load(memory, reference.size)
-        return _Held(self, memory, reference.size, reference.inode)
+        if reference.size > memory.size:
+            raise ProtocolError("what a process shares is shorter than it says")
+        if self.held < self._room:
+            return _Held(self, lender, memory, reference)
+        parts = _load(memory, reference)
+        self.give_back(lender, reference.generation)
+        return parts
+
+    def give_back(self, lender: Hashable, generation: int) -> None:
+        """The node has no use for an item any more, or never had."""
+        self.ended.setdefault(lender, []).append(generation)
 
 
 def make_vault(room: int) -> Vault | None:

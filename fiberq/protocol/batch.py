@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate, pairwise
 
 from fiberq.abc import Buffer
-from fiberq.protocol.frames import Items, pack_items, pack_reference
+from fiberq.protocol.frames import Items, pack_items, pack_references
 from fiberq.protocol.lent import Lent
 
 
@@ -21,9 +21,9 @@ class Batch:
 
     __slots__ = ("_ends", "large", "lengths", "lent", "parts", "payload")
 
-    def __init__(self, items: Items) -> None:
-        self.lengths, self.payload, self.parts = items[:3]
-        self.lent = items.elsewhere if isinstance(items.elsewhere, Lent) else None
+    def __init__(self, items: Items, lent: Lent | None = None) -> None:
+        self.lengths, self.payload, self.parts, _ = items
+        self.lent = lent
         self.large = bool(self.parts) or self.lent is not None  # it is one item, which travels alone
         self._ends: array[int] | None = None
 
@@ -58,6 +58,12 @@ class Run:
     @classmethod
     def of(cls, items: Items, place: int = 0) -> Run:
         return cls(Batch(items), 0, len(items.lengths) or 1, place)
+
+    @classmethod
+    def large(cls, item: Lent | Sequence[Buffer], place: int) -> Run:
+        """One large item: in shared memory, or its parts."""
+        lent, parts = (item, ()) if isinstance(item, Lent) else (None, item)
+        return cls(Batch(Items(array("I"), b"", parts), lent), 0, 1, place)
 
     @property
     def suspect(self) -> bool:
@@ -144,8 +150,8 @@ class Run:
             self.deliveries == other.deliveries
             and self.deaths == other.deaths
             and self.group == other.group
-            and not self.batch.large
-            and not other.batch.large
+            and self.batch.large == other.batch.large
+            and not (self.batch.parts or other.batch.parts)
         )
 
     def _marked(self, origin: Run) -> Run:
@@ -158,11 +164,11 @@ class Run:
 
 
 def body(runs: Sequence[Run], near: bool = False) -> tuple[tuple[Buffer, ...], Sequence[Buffer]]:
-    """The body and the further parts of a frame that carries `runs`; a large item travels alone, and to who is not
-    `near` with its bytes, wherever they are."""
+    """The body and the further parts of a frame that carries `runs`; a large item travels alone, but for those that are
+    elsewhere: who is `near` gets references to them."""
     batch = runs[0].batch
     if batch.lent is not None and near:
-        return pack_reference(batch.lent.reference.pack()), ()
+        return pack_references(run.batch.lent.reference.pack() for run in runs if run.batch.lent is not None), ()
     if batch.large:
         return pack_items(b"", ()), large_parts(batch)
     if len(runs) == 1:
@@ -181,7 +187,7 @@ def count(runs: Iterable[Run]) -> int:
 
 def gather(queue: deque[Run], wanted: int, size: int) -> list[Run]:
     """Remove from the head of `queue` what makes one frame: at most `wanted` items, `size` bytes (but one item always),
-    all alike in their marks; a large item alone."""
+    all alike in their marks; a large item alone, unless it is elsewhere."""
     runs: list[Run] = []
     head = queue[0]
     while wanted and queue and queue[0].like(head):
@@ -196,7 +202,7 @@ def gather(queue: deque[Run], wanted: int, size: int) -> list[Run]:
         runs.append(part)
         size -= part.size
         wanted -= taken
-        if run.batch.large or size <= 0:
+        if run.batch.parts or size <= 0:
             break
     return runs
 

@@ -15,7 +15,7 @@ from fiberq.protocol.channels import Channels
 from fiberq.protocol.device import Device, Memory
 from fiberq.protocol.frames import DEFAULT_CHANNEL, ENDED, Frame, Items, Received, decode, pack_json, read_json
 from fiberq.protocol.kinds import Kind
-from fiberq.protocol.lent import Lent, Reference
+from fiberq.protocol.lent import pack_generations
 from fiberq.protocol.members import Member, Outbox, host_of
 from fiberq.protocol.pull import PullDevice
 from fiberq.protocol.push import PushDevice
@@ -145,6 +145,8 @@ class Broker:
             self._strangers.look(now)
         if channels.unloading:
             channels.unload()
+        if self._vault is not None and self._vault.ended:
+            self._tell_used(self._vault)
         for member in outbox.touched:
             outbox.messages += [(member.peer, message) for message in drain(member.session)]
         for member in outbox.touched:
@@ -207,24 +209,23 @@ class Broker:
     def _channel_frame(self, member: Member, frame: Frame, body: memoryview) -> None:
         channel = self._channels.known.get(frame.channel)
         if channel is None:
-            if frame.kind in (frames.PUT, frames.READY, frames.RECALL):
+            if frame.kind == frames.PUT:
+                self._refuse_put(member, frame, body, "gone")
+            elif frame.kind in (frames.READY, frames.RECALL):
                 self._answer_ended(member, frame.channel, "gone")
             return
         device, now = channel.device, self._outbox.now
         reads, writes = (side in member.holds.get(frame.channel, "") for side in "rw")
         if frame.kind == frames.PUT:
             if channel.is_pipe and not channel.held("r"):
-                self._answer_ended(member, frame.channel, "unread")
+                self._refuse_put(member, frame, body, "unread")
             elif channel.shut == "dropped":
-                self._answer_ended(member, frame.channel, "dropped")
+                self._refuse_put(member, frame, body, "dropped")
             elif not writes:
                 raise ProtocolError("a process put into what it does not hold")
             else:
                 before = device.bytes
-                items = frames.read_items(body, frame.parts)
-                if items.elsewhere is not None:
-                    items = self._adopt(member, items)
-                device.put(member, items, now)
+                self._put(member, device, frames.read_items(body, frame.parts))
                 self._channels.restrain(member, channel, device.bytes - before)
         elif frame.kind == frames.RELEASE:
             self._channels.release(member, channel, bytes(body).decode("ascii", "replace"))
@@ -245,15 +246,29 @@ class Broker:
         self._channels.check(channel)
         self._channels.regulate()
 
-    def _adopt(self, member: Member, items: Items) -> Items:
-        """Take over the large item that a process shares. Raises `ProtocolError` if it may not, or there is none."""
-        assert isinstance(items.elsewhere, Reference)
+    def _put(self, member: Member, device: Device, items: Items) -> None:
+        if not items.elsewhere:
+            device.put(member, items, self._outbox.now)
+            return
         if self._vault is None or member.lender is None:
             raise ProtocolError("a process shares memory, and has not shown that it can")
-        found = self._vault.adopt(member.lender, items.elsewhere)
-        return (
-            items._replace(elsewhere=found) if isinstance(found, Lent) else items._replace(parts=found, elsewhere=None)
-        )
+        found = [self._vault.adopt(member, member.lender, reference) for reference in items.elsewhere]
+        device.put_large(member, found, self._outbox.now)
+
+    def _refuse_put(self, member: Member, frame: Frame, body: memoryview, code: str) -> None:
+        """To items for what is there no more."""
+        self._answer_ended(member, frame.channel, code)
+        if self._vault is not None and member.near:
+            for reference in frames.read_items(body, frame.parts).elsewhere:
+                self._vault.give_back(member, reference.generation)
+
+    def _tell_used(self, vault: Vault) -> None:
+        """Tell processes which of their memory they can use again."""
+        ended, vault.ended = vault.ended, {}
+        for member, generations in ended.items():
+            assert isinstance(member, Member)
+            if not member.ended:
+                self._outbox.send(member, Frame(frames.USED, 0, pack_generations(generations)))
 
     def _answer_ended(self, member: Member, number: int, code: str) -> None:
         """To a frame for what is there no more."""

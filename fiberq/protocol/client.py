@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Container, Sequence
 from typing import Any
 
 from fiberq.abc import Buffer
@@ -15,6 +15,7 @@ from fiberq.errors import AccessError, NodeError, ProtocolError
 from fiberq.protocol import frames
 from fiberq.protocol.frames import Frame, decode, pack_json, read_json
 from fiberq.protocol.kinds import Kind
+from fiberq.protocol.lent import read_generations
 from fiberq.protocol.reader import Reader
 from fiberq.protocol.session import Session
 from fiberq.protocol.writer import Writer
@@ -26,6 +27,10 @@ class Request:
     def __init__(self) -> None:
         self.answer: dict[str, Any] | None = None
         self.parts: Sequence[Buffer] = ()  # an item in the answer
+
+
+def _no_matter(_: int) -> None:
+    pass
 
 
 class Client:
@@ -49,6 +54,7 @@ class Client:
         self._grace = grace
         self.session.before_report = self._pump_everything
         self.memory: Any = None  # the process and the descriptor of what a node shows that shares memory
+        self.used: Callable[[int], None] = _no_matter  # an item in shared memory has ended, of this generation
         self._requests: dict[int, Request] = {}
         self._next_request = 0
         self._hellos = 0
@@ -228,6 +234,9 @@ class Client:
             if reader is not None:
                 reader.taken(frames.read_ranges(frame.body[0]))  # type: ignore[arg-type]
                 self.changed.append(reader)
+        elif frame.kind == frames.USED:
+            for generation in read_generations(frame.body[0]):  # type: ignore[arg-type]
+                self.used(generation)
         elif frame.kind == frames.ENDED:
             self._ended(frame, now)
         elif frame.kind == frames.REPLY:

@@ -30,11 +30,13 @@ from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import Final, TypeAlias
 
+from fiberq.abc import Buffer
 from fiberq.address import printable
 from fiberq.errors import ProtocolError
-from fiberq.protocol.batch import Run, body, count
-from fiberq.protocol.frames import DELIVER, TAKEN, Frame, Items, Ready, Want, pack_deliver, pack_ranges
+from fiberq.protocol.batch import Run, body, count, gather
+from fiberq.protocol.frames import DELIVER, MAX_FRAME, TAKEN, Frame, Items, Ready, Want, pack_deliver, pack_ranges
 from fiberq.protocol.kinds import Kind
+from fiberq.protocol.lent import Lent
 from fiberq.protocol.ranges import without
 from fiberq.protocol.slots import Slots
 
@@ -94,6 +96,7 @@ class Reader:
         "leases",
         "limit",
         "listening",
+        "near",
         "next",
         "queue",
         "recalled_at",
@@ -113,6 +116,7 @@ class Reader:
         self.leases: list[Lease] = []  # by number
         self.held: Sequence[tuple[int, int]] = ()  # what is started and not finished: it said so
         self.bytes = 0  # of the leases
+        self.near = bool(getattr(key, "near", False))  # it can read the node's shared memory
         self.away = False  # its connection is broken
         self.recalled_at: float | None = None
         self.queue: deque[Run] = deque()  # dealt to it, not delivered; only push queues use it
@@ -217,12 +221,20 @@ class Device(ABC):
 
     def put(self, key: Key, items: Items, now: float) -> None:
         """Take items over from a writer. Raises `ProtocolError` if it has no slots for them."""
-        run = Run.of(items, self.accepted)
+        self._take_over(key, [Run.of(items, self.accepted)], now)
+
+    def put_large(self, key: Key, items: Iterable[Lent | Sequence[Buffer]], now: float) -> None:
+        """As `put`, for large items: in shared memory, or in parts."""
+        places = enumerate(items, self.accepted)
+        self._take_over(key, [Run.large(item, place) for place, item in places], now)
+
+    def _take_over(self, key: Key, runs: list[Run], now: float) -> None:
+        items = count(runs)
         if self.slots is not None:
-            self.slots.used(key, len(run))
-        self.accepted += len(run)
-        self._occupy(run.size)
-        self._add(run, now)
+            self.slots.used(key, items)
+        self.accepted += items
+        self._occupy(sum(run.size for run in runs))
+        self._add(runs, now)
 
     def ready(self, key: Key, report: Ready, now: float) -> None:
         """A reader reports. Its first report attaches it."""
@@ -477,7 +489,7 @@ class Device(ABC):
         """Remove and return the runs that no reader has."""
 
     @abstractmethod
-    def _add(self, run: Run, now: float) -> None:
+    def _add(self, runs: list[Run], now: float) -> None:
         """New items have come."""
 
     @abstractmethod
@@ -545,6 +557,12 @@ class Device(ABC):
             return min(reader.credit, reader.needs)  # of what is only sent ahead, a death would repeat some
         return reader.credit
 
+    def _gather(self, queue: deque[Run], reader: Reader, wanted: int) -> list[Run]:
+        """Remove from the head of `queue` what makes one frame for `reader`, at most `wanted` items."""
+        if queue[0].batch.lent is None:
+            return gather(queue, wanted, MAX_FRAME)
+        return gather(queue, wanted if reader.near else 1, MAX_AHEAD)
+
     def _deliver(self, reader: Reader, runs: list[Run], now: float) -> None:
         """Send items, which `gather` made one frame of, to a reader, and lease them to it."""
         first = reader.next
@@ -559,7 +577,7 @@ class Device(ABC):
             reader.next += len(run)
             reader.bytes += run.size
         reader.begin()
-        pieces, parts = body(runs, getattr(reader.key, "near", False))
+        pieces, parts = body(runs, reader.near)
         delivery = pack_deliver(first, deliveries, len(self.readers) > 1, pieces)
         self._send(reader.key, Frame(DELIVER, self.channel, delivery, parts))
 

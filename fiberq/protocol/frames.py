@@ -5,7 +5,8 @@ A message's first part is a header and a body; further parts, if any, are the bu
     header   magic, kind, flags (a byte each), a zero byte, u64 sequence number (0: not numbered),
              u64 acknowledgement (the last number received in order), u64 channel (0: the session itself)
     items    u32 count, then as many u32 lengths, then the items' bytes end to end; a count of 0: one large item,
-             whose buffers are the message's further parts, or, if there are none, a reference to it (see `lent`)
+             whose buffers are the message's further parts; or, if there are none, references to large items, end to
+             end (see `lent`)
 
 All integers are little-endian. Whatever cannot be parsed raises `ProtocolError`; nothing is allocated from a length
 that was not checked against what arrived.
@@ -16,14 +17,14 @@ from __future__ import annotations
 import json
 import sys
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate, pairwise
 from struct import Struct, error, iter_unpack
 from typing import Any, Final, NamedTuple
 
 from fiberq.abc import Buffer
 from fiberq.errors import ProtocolError
-from fiberq.protocol.lent import REFERENCE, Lent, Reference
+from fiberq.protocol.lent import Reference, read_references
 
 VERSION: Final = 1
 MAGIC: Final = 0xF1
@@ -54,8 +55,9 @@ WANT: Final = 23  # client: how many slots of a bounded queue I can use
 GRANT: Final = 24  # node: slots
 SURVEY: Final = 25  # node: tell me how far you are, and give back the slots that you do not use
 TAKEN: Final = 26  # node: these are yours no more, though you did not give them back
+USED: Final = 27  # node: these items in shared memory have ended; of the session
 
-_KINDS: Final = frozenset(range(HELLO, RESUME + 1)) | frozenset(range(PUT, TAKEN + 1))
+_KINDS: Final = frozenset(range(HELLO, RESUME + 1)) | frozenset(range(PUT, USED + 1))
 
 HEADER: Final = Struct("<BBBxQQQ")
 _COUNT: Final = Struct("<I")
@@ -101,12 +103,13 @@ class Received(NamedTuple):
 
 
 class Items(NamedTuple):
-    """The items of a frame: either `lengths` and `payload`, or, of one large item, `parts`, or where it is."""
+    """The items of a frame: either `lengths` and `payload`; or, of one large item, `parts`; or `elsewhere`, where the
+    large items are."""
 
     lengths: array[int]
     payload: Buffer
     parts: Sequence[Buffer]
-    elsewhere: Reference | Lent | None = None
+    elsewhere: Sequence[Reference] = ()
 
 
 class Ready(NamedTuple):
@@ -168,9 +171,9 @@ def pack_items(lengths: Buffer, payload: Sequence[Buffer]) -> tuple[Buffer, ...]
     return (_COUNT.pack(len(lengths) // 4), lengths, *payload)
 
 
-def pack_reference(reference: bytes) -> tuple[Buffer, ...]:
-    """A body with a large item that is elsewhere."""
-    return (_COUNT.pack(0), reference)
+def pack_references(references: Iterable[bytes]) -> tuple[Buffer, ...]:
+    """A body of large items that are elsewhere; each reference is packed."""
+    return (_COUNT.pack(0), *references)
 
 
 def read_items(body: memoryview, parts: Sequence[Buffer]) -> Items:
@@ -179,8 +182,8 @@ def read_items(body: memoryview, parts: Sequence[Buffer]) -> Items:
     except error as cause:
         raise ProtocolError("a frame of items has no count") from cause
     if not count:
-        if not parts and len(body) == _COUNT.size + REFERENCE.size:
-            return Items(array("I"), b"", (), Reference(*REFERENCE.unpack_from(body, _COUNT.size)))
+        if not parts and len(body) > _COUNT.size:
+            return Items(array("I"), b"", (), read_references(body[_COUNT.size :]))
         if not parts or len(body) != _COUNT.size:
             raise ProtocolError("a frame of items has none")
         return Items(array("I"), b"", parts)

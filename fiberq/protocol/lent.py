@@ -6,47 +6,42 @@ What memory that is, and how one gets at it, is `fiberq.memory`'s business; here
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from struct import Struct
+from collections.abc import Callable, Iterable, Sequence
+from struct import Struct, iter_unpack
 from typing import Final, NamedTuple
 
 from fiberq.abc import Buffer
+from fiberq.errors import ProtocolError
 
-__all__ = ["REFERENCE", "Lent", "Reference", "Shared"]
+__all__ = ["Lent", "Reference", "Shared", "pack_generations", "read_generations", "read_references"]
 
 
 class Reference(NamedTuple):
-    """What a process needs to get at another one's memory. `descriptor` is the lender's; `inode` and `size` tell
-    whether that is still the same memory."""
+    """What a process needs to get at an item in another one's memory. `descriptor` is the other one's, and `inode` what
+    that stands for; the memory is used again, but `generation` is in it only while the item is, of `size` bytes."""
 
     descriptor: int
     inode: int
     size: int
+    generation: int
 
     def pack(self) -> bytes:
-        return REFERENCE.pack(*self)
+        return _REFERENCE.pack(*self)
 
 
-REFERENCE: Final = Struct("<IQQ")
+_REFERENCE: Final = Struct("<IQQQ")
+_GENERATION: Final = Struct("<Q")
 
 
-class Shared(bytes):
-    """A large item that this process shares, as it travels: a packed reference. `memory` lasts as long as this does, so
-    until the node has acknowledged the frame."""
-
-    size: int
-    memory: object
-
-    @classmethod
-    def of(cls, reference: Reference, memory: object) -> Shared:
-        self = cls(reference.pack())
-        self.size = reference.size
-        self.memory = memory
-        return self
+def read_references(data: memoryview) -> list[Reference]:
+    """Those that are packed end to end."""
+    if not data or len(data) % _REFERENCE.size:
+        raise ProtocolError("references to shared memory are cut short")
+    return [Reference(*each) for each in _REFERENCE.iter_unpack(data)]
 
 
 class Lent(ABC):
-    """A large item in memory that this process has, for as long as this object lives."""
+    """A large item in memory that another process does not use for anything else while this object lives."""
 
     reference: Reference
 
@@ -57,3 +52,41 @@ class Lent(ABC):
     @abstractmethod
     def load(self) -> Sequence[Buffer]:
         """Its parts, copied. Blocks for as long as that takes."""
+
+
+class Shared(bytes):
+    """A large item of this process in shared memory, as it travels: a packed reference.
+
+    Its `memory` lasts at least as long as this object, so until the node has acknowledged the frame. An item that was
+    not `sent` by then will never be: `unsent` is called with its generation.
+    """
+
+    size: int
+    generation: int
+    memory: object
+    sent = False
+    unsent: Callable[[int], None]
+
+    @classmethod
+    def of(cls, reference: Reference, memory: object, unsent: Callable[[int], None]) -> Shared:
+        self = cls(reference.pack())
+        self.size = reference.size
+        self.generation = reference.generation
+        self.memory = memory
+        self.unsent = unsent
+        return self
+
+    def __del__(self) -> None:
+        if not self.sent:
+            self.unsent(self.generation)
+
+
+def pack_generations(generations: Iterable[int]) -> tuple[bytes, ...]:
+    """A body that names items in shared memory."""
+    return tuple(map(_GENERATION.pack, generations))
+
+
+def read_generations(body: memoryview) -> list[int]:
+    if len(body) % _GENERATION.size:
+        raise ProtocolError("a list of items in shared memory is cut short")
+    return [generation for (generation,) in iter_unpack(_GENERATION.format, body)]

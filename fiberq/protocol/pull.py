@@ -15,9 +15,9 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Final
 
-from fiberq.protocol.batch import Run, count, gather, put_in_place
+from fiberq.protocol.batch import Run, count, put_in_place
 from fiberq.protocol.device import Device, Key, Memory, Reader, Send
-from fiberq.protocol.frames import MAX_FRAME, RECALL, TAKEN, Frame, Ready, pack_ranges
+from fiberq.protocol.frames import RECALL, TAKEN, Frame, Ready, pack_ranges
 from fiberq.protocol.kinds import Kind
 
 RECALL_AFTER: Final = 0.010
@@ -80,9 +80,9 @@ class PullDevice(Device):
             self._recall(reader, now)
             self._set_alarm()
 
-    def _add(self, run: Run, now: float) -> None:
-        self._backlog.append(run)
-        self._count += len(run)
+    def _add(self, runs: list[Run], now: float) -> None:
+        self._backlog.extend(runs)
+        self._count += count(runs)
         self._deal(now)
         if self._listening:
             self._set_alarm()
@@ -133,7 +133,7 @@ class PullDevice(Device):
             reader = self._taker(head)
             if reader is None:
                 break
-            runs = gather(self._backlog, min(share, self._may_take(reader, head)), MAX_FRAME)
+            runs = self._gather(self._backlog, reader, min(share, self._may_take(reader, head)))
             self._count -= count(runs)
             self._deliver(reader, runs, now)
             self._unlist(reader)

@@ -10,9 +10,8 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from fiberq.protocol.batch import Run, count, gather, put_in_place
+from fiberq.protocol.batch import Run, count, put_in_place
 from fiberq.protocol.device import Device, Key, Memory, Reader, Send
-from fiberq.protocol.frames import MAX_FRAME
 from fiberq.protocol.kinds import Kind
 
 MAX_SORTED: Final = 1000
@@ -39,16 +38,17 @@ class PushDevice(Device):
             reader.queue.clear()
         return runs
 
-    def _add(self, run: Run, now: float) -> None:
+    def _add(self, runs: list[Run], now: float) -> None:
         if not self._ring:
-            self._backlog.append(run)
+            self._backlog.extend(runs)
             return
-        for reader in self._deal_out(run):
+        dealt = {reader.key: reader for run in runs for reader in self._deal_out(run)}
+        for reader in dealt.values():
             self._serve(reader, now)
 
     def _serve(self, reader: Reader, now: float) -> None:
         while reader.queue and (wanted := self._may_take(reader, reader.queue[0])):
-            self._deliver(reader, gather(reader.queue, wanted, MAX_FRAME), now)
+            self._deliver(reader, self._gather(reader.queue, reader, wanted), now)
 
     def _attached(self, reader: Reader, now: float) -> None:  # noqa: ARG002
         self._ring.append(reader.key)

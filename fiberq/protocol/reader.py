@@ -101,11 +101,14 @@ class Reader:
             raise ProtocolError("the node delivers an item twice")
         self._eager = deliveries > 0
         if deliveries:
-            count = len(items.lengths) or 1
+            count = len(items.lengths) or len(items.elsewhere) or 1
             self.earlier.update(dict.fromkeys(range(first, first + count), deliveries))
-        if not items.lengths:
-            self.ready.append((first, items.parts or self.borrow(items.elsewhere)))
+        if items.parts:
+            self.ready.append((first, items.parts))
             self._next = first + 1
+        elif items.elsewhere:
+            self.ready.extend(enumerate(map(self.borrow, items.elsewhere), first))
+            self._next = first + len(items.elsewhere)
         else:
             got = frames.split(items)
             self._next = first + len(got)

@@ -11,7 +11,7 @@ from collections import deque
 from typing import Any, Final, TypeAlias
 
 from fiberq.abc import Buffer
-from fiberq.protocol.frames import MAX_FRAME, PUT, Frame, pack_items, pack_reference
+from fiberq.protocol.frames import MAX_FRAME, PUT, Frame, pack_items, pack_references
 from fiberq.protocol.kinds import Kind
 from fiberq.protocol.lent import Shared
 from fiberq.protocol.session import Session
@@ -31,6 +31,10 @@ SMALL: Final = 4096
 
 MAX_ITEMS: Final = 8192
 """Items in one frame."""
+
+
+MAX_SHARED: Final = 64
+"""Items in shared memory that one frame refers to."""
 
 
 def size(item: Item) -> int:
@@ -100,7 +104,13 @@ class Writer:
         if isinstance(first, tuple):
             return Frame(PUT, self.channel, pack_items(b"", ()), first), 1
         if type(first) is Shared:
-            return Frame(PUT, self.channel, pack_reference(first)), 1
+            shared = []
+            for item in self.items[:MAX_SHARED]:
+                if type(item) is not Shared:
+                    break
+                item.sent = True
+                shared.append(item)
+            return Frame(PUT, self.channel, pack_references(shared)), len(shared)
         small: list[Any] = self.items[:MAX_ITEMS]
         if len(set(map(type, small))) > 1:
             del small[next(index for index, item in enumerate(small) if type(item) is not bytes) :]

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import fcntl
 import gc
 import os
 import pickle
+import struct
 import sys
-from collections.abc import Iterator
+from array import array
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fiberq import memory
-from fiberq.abc import MAX_PARTS
+from fiberq.abc import MAX_PARTS, Buffer
 from fiberq.codec import decode, encode
 from fiberq.errors import ItemError, ProtocolError
-from fiberq.memory import Borrowed, Vault, borrow, make_vault, prove, share
-from fiberq.protocol.lent import REFERENCE, Lent, Reference
+from fiberq.memory import Borrowed, Pool, Vault, fetch, make_vault, prove
+from fiberq.protocol.lent import Lent, Reference, Shared, read_generations, read_references
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memfd is Linux's")
 
@@ -53,88 +56,133 @@ def nothing_is_left_open(vault: Vault, pipe: int) -> Iterator[None]:  # noqa: AR
 
 
 def reference_of(shared: bytes) -> Reference:
-    return Reference(*REFERENCE.unpack(shared))
+    (reference,) = read_references(memoryview(shared))
+    return reference
 
 
-def taken(vault: Vault, item: tuple[bytes, ...]) -> Lent:
-    shared = share(item)
+def share(item: Sequence[Buffer], pool: Pool | None = None) -> Shared:
+    shared = (pool or Pool()).share(item, 0.0)
     assert shared is not None
-    held = vault.adopt(HERE, reference_of(shared))
+    shared.sent = True
+    return shared
+
+
+def taken(vault: Vault, item: Sequence[bytes], pool: Pool | None = None) -> Lent:
+    shared = share(item, pool)
+    held = vault.adopt("lender", HERE, reference_of(shared))
     assert isinstance(held, Lent)
     return held
 
 
-parts = st.lists(st.binary(max_size=200), min_size=1, max_size=8)
-
-
-@given(parts)
+@given(st.lists(st.binary(max_size=200), min_size=1, max_size=8))
 @settings(deadline=None, max_examples=50)
 def test_what_is_shared_is_what_is_loaded(item: list[bytes]) -> None:
     vault = make_vault(1)
     assert vault is not None
-    held = taken(vault, tuple(item))
+    held = taken(vault, item)
     assert list(map(bytes, held.load())) == item
-    assert list(map(bytes, borrow(HERE, held.reference).load())) == item
+    assert list(map(bytes, Borrowed(HERE, held.reference).load())) == item
 
 
 def test_as_many_parts_as_a_message_has(vault: Vault) -> None:
-    item = tuple(b"%d" % number for number in range(MAX_PARTS))
-    assert tuple(map(bytes, taken(vault, item).load())) == item
+    item = [b"%d" % number for number in range(MAX_PARTS)]
+    assert list(map(bytes, taken(vault, item).load())) == item
 
 
-def test_memory_that_is_not_contiguous_bytes() -> None:
-    import array
-
-    numbers = array.array("d", range(1000))
+def test_memory_of_other_types_than_bytes() -> None:
+    numbers = array("d", range(1000))
     shared = share((memoryview(numbers), b"end"))
-    assert shared is not None
-    assert [bytes(part) for part in Borrowed(shared.memory, shared.size).load()] == [numbers.tobytes(), b"end"]  # type: ignore[arg-type]
+    assert [bytes(part) for part in Borrowed(HERE, reference_of(shared)).load()] == [numbers.tobytes(), b"end"]
 
 
 def test_the_buffers_of_a_pickle_can_be_written_to() -> None:
     item = encode(pickle.PickleBuffer(bytearray(1 << 20)))
     assert isinstance(item, tuple)
     shared = share(item)
-    assert shared is not None
-    got = decode(Borrowed(shared.memory, shared.size))  # type: ignore[arg-type]
+    got = decode(Borrowed(HERE, reference_of(shared)))
     got[0] = 7
     assert (len(got), got[0], got[1]) == (1 << 20, 7, 0)
 
 
-def test_memory_outlives_the_object_that_was_sent(vault: Vault) -> None:
-    held = taken(vault, (b"item",))  # what `share` returned is gone
-    borrowed = borrow(HERE, held.reference)
-    del held
-    assert vault.held == 0
-    assert borrowed.load() == [b"item"]
+def test_the_node_has_an_item_for_longer_than_who_put_it(vault: Vault) -> None:
+    assert taken(vault, (b"item",)).load() == [b"item"]  # what `share` returned is gone, and its pool
 
 
-def test_what_was_closed_meanwhile_cannot_be_read(vault: Vault) -> None:
-    held = taken(vault, (b"item",))
-    reference = held.reference
+def test_memory_is_used_again_when_its_item_has_ended(vault: Vault) -> None:
+    pool = Pool()
+    held = taken(vault, (b"first",), pool)
+    other = taken(vault, (b"second",), pool)
+    assert held.reference.inode != other.reference.inode
+    before = held.reference
     del held
+    assert vault.ended == {"lender": [1]}
+    pool.ended(1)
+    third = taken(vault, (b"third, which is longer" * 1000,), pool)
+    assert third.reference.inode == before.inode
+    assert third.load() == [b"third, which is longer" * 1000]
+    assert other.load() == [b"second"]
     with pytest.raises(ItemError, match="another process"):
-        borrow(HERE, reference).load()
-    other = taken(vault, (b"others",))  # perhaps under the same number
-    assert other.reference.inode != reference.inode
+        Borrowed(HERE, before._replace(descriptor=third.reference.descriptor)).load()
     with pytest.raises(ItemError, match="another process"):
-        borrow(HERE, reference._replace(descriptor=other.reference.descriptor)).load()
+        fetch(HERE, before).load()
+    pool.ended(77)  # of which it does not know
+
+
+def test_memory_that_changes_while_it_is_read_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = Pool()
+    shared = share((b"first", bytes(5000)), pool)
+    read = memory._read
+
+    def read_late(place: Any, size: int, offset: int) -> bytes:
+        pool.ended(1)
+        share((b"other", bytes(6000)), pool)
+        return read(place, size, offset)
+
+    monkeypatch.setattr(memory, "_read", read_late)
+    with pytest.raises(ItemError):
+        Borrowed(HERE, reference_of(shared)).load()
+
+
+def test_what_was_never_sent_is_used_again() -> None:
+    pool = Pool()
+    shared = pool.share((b"item",), 0.0)
+    assert shared is not None
+    inode = reference_of(shared).inode
+    del shared
+    assert reference_of(share((b"next",), pool)).inode == inode
+
+
+def test_how_much_is_kept(vault: Vault, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "KEEP", 3 * 1024)
+    pool, before = Pool(), descriptors()
+    shared = [share((bytes(900),), pool) for _ in range(10)]
+    assert descriptors() == before + 10
+    held = [vault.adopt("lender", HERE, reference_of(each)) for each in shared[:4]]
+    del shared
+    assert descriptors() == before + 3 + 4, "three are kept, and four held"
+    del held
+    for generation in range(1, 11):
+        pool.ended(generation)
+    assert descriptors() == before + 3
+    pool.tidy(memory.REST)
+    assert descriptors() == before + 3
+    pool.tidy(memory.REST + 0.1)
+    assert descriptors() == before
 
 
 def test_what_there_is_no_room_for_is_copied(vault: Vault) -> None:
     held = [taken(vault, (b"item",)) for _ in range(4)]
     shared = share((b"one", b"more"))
-    assert shared is not None
-    assert vault.adopt(HERE, reference_of(shared)) == [b"one", b"more"]
+    assert vault.adopt("another", HERE, reference_of(shared)) == [b"one", b"more"]
+    assert vault.ended == {"another": [1]}
     held.pop()
-    assert isinstance(vault.adopt(HERE, reference_of(shared)), Lent)
+    assert isinstance(vault.adopt("another", HERE, reference_of(shared)), Lent)
 
 
 def test_who_is_admitted(vault: Vault) -> None:
     proof = prove(*vault.place)
     assert vault.admits(HERE, proof.descriptor)
     shared = share((bytes(64),))
-    assert shared is not None
     assert not vault.admits(HERE, reference_of(shared).descriptor)
     assert not vault.admits(HERE, 1 << 20)
     assert not vault.admits(1 << 30, 3)
@@ -149,41 +197,48 @@ def test_a_node_without_room_shares_nothing() -> None:
     assert make_vault(-5) is None
 
 
-def test_what_is_no_sealed_memory_is_not_adopted(vault: Vault, pipe: int, tmp_path: os.PathLike[str]) -> None:
-    with pytest.raises(ProtocolError, match="no memory"):
-        vault.adopt(HERE, Reference(pipe, os.fstat(pipe).st_ino, 0))
-    with open(os.path.join(tmp_path, "file"), "w+b") as file:
-        file.write(b"secret")
-        file.flush()
-        found = os.fstat(file.fileno())
-        with pytest.raises(ProtocolError, match=r"cannot be opened|still change"):
-            vault.adopt(HERE, Reference(file.fileno(), found.st_ino, found.st_size))
+def test_what_is_no_such_memory_is_not_adopted(vault: Vault, pipe: int, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("secret")
+    with (tmp_path / "file").open() as file:
+        for descriptor in (pipe, file.fileno()):
+            found = os.fstat(descriptor)
+            with pytest.raises(ProtocolError, match="not the memory"):
+                vault.adopt("lender", HERE, Reference(descriptor, found.st_ino, found.st_size, 1))
     with pytest.raises(ProtocolError, match="cannot be opened"):
-        vault.adopt(HERE, Reference(1 << 20, 1, 1))
-    unsealed = os.memfd_create("test", os.MFD_ALLOW_SEALING)
-    try:
-        with pytest.raises(ProtocolError, match="still change"):
-            vault.adopt(HERE, Reference(unsealed, os.fstat(unsealed).st_ino, 0))
-        with pytest.raises(ProtocolError, match="not what it referred to"):
-            vault.adopt(HERE, Reference(unsealed, os.fstat(unsealed).st_ino, 5))
-    finally:
-        os.close(unsealed)
-    assert vault.held == 0
+        vault.adopt("lender", HERE, Reference(1 << 20, 1, 1, 1))
+    with pytest.raises(ProtocolError, match="cannot be opened"):
+        vault.adopt("lender", 1 << 30, Reference(1, 1, 1, 1))
+    right = reference_of(share((b"item",), kept := Pool()))
+    for wrong in (right._replace(inode=right.inode + 1), right._replace(size=right.size + 1)):
+        with pytest.raises(ProtocolError):
+            vault.adopt("lender", HERE, wrong)
+    del kept
+    assert (vault.held, vault.ended) == (0, {})
 
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"\0" * 8, b"\1", b"\xff" * 64, (1).to_bytes(8, "little") + (1 << 63).to_bytes(8, "little") + bytes(48)],
+    [
+        b"",
+        bytes(16),
+        b"\1",
+        b"\xff" * 64,
+        struct.pack("<QQ", 1, 1),
+        struct.pack("<QQQ", 1, 1, 1 << 63) + bytes(40),
+        struct.pack("<QQQ", 1, 1 << 60, 5) + bytes(40),
+        struct.pack("<QQQ", 2, 1, 5) + bytes(64),
+    ],
 )
-def test_sealed_memory_that_is_no_item_is_refused_when_it_is_read(vault: Vault, content: bytes) -> None:
-    made = os.memfd_create("test", os.MFD_ALLOW_SEALING)
+def test_memory_that_has_no_item_is_refused_when_it_is_read(vault: Vault, content: bytes) -> None:
+    made = os.memfd_create("test")
     try:
         os.write(made, content)
-        fcntl.fcntl(made, fcntl.F_ADD_SEALS, memory._SEALS)
-        held = vault.adopt(HERE, Reference(made, os.fstat(made).st_ino, len(content)))
+        held = vault.adopt("lender", HERE, Reference(made, os.fstat(made).st_ino, len(content), 1))
         assert isinstance(held, Lent)
         with pytest.raises(ProtocolError):
             held.load()
+        with pytest.raises(ItemError):
+            Borrowed(HERE, held.reference).load()
     finally:
         os.close(made)
 
@@ -192,13 +247,21 @@ def test_a_system_that_has_no_more_memory_shares_nothing(monkeypatch: pytest.Mon
     def full(*_: object) -> int:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(os, "writev", full)
-    assert share((b"item",)) is None
+    monkeypatch.setattr(os, "pwritev", full)
+    assert Pool().share((b"item",), 0.0) is None
+
+
+@pytest.mark.parametrize("data", [b"", b"1", bytes(29)])
+def test_references_that_are_cut_short(data: bytes) -> None:
+    with pytest.raises(ProtocolError):
+        read_references(memoryview(data))
+    if len(data) % 8:
+        with pytest.raises(ProtocolError):
+            read_generations(memoryview(data))
 
 
 def test_a_forked_child_closes_nothing_of_its_parents() -> None:
     shared = share((b"item",))
-    assert shared is not None
     descriptor = reference_of(shared).descriptor
     child = os.fork()
     if not child:
