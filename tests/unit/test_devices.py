@@ -49,6 +49,7 @@ class Peer:
         self.recalled_at = 0.0
         self.away = False
         self.lone = False  # the last delivery was a suspect's
+        self.alone = False  # it was of one item, beside which there was nothing
 
     @property
     def needs(self) -> int:
@@ -74,8 +75,9 @@ class DeviceMachine(RuleBasedStateMachine):
         self.finished: set[bytes] = set()
         self.moved: set[bytes] = set()  # were with a reader once, and came back
         self.suspects: set[bytes] = set()  # a reader died that had them
-        self.failures: Counter[bytes] = Counter()  # deaths during a lone delivery, and what happened to them by name
-        self.deaths: Counter[bytes] = Counter()  # in company, too
+        self.failures: Counter[bytes] = Counter()  # deaths that it may be guilty of, and what happened to it by name
+        self.deaths: Counter[bytes] = Counter()
+        self.guilty: set[bytes] = set()
         self.ends: dict[tuple[Key, int], float] = {}  # when leases run out
         self.newest: dict[Key, int] = {}  # the place of the last item that was delivered for the first time
         self.keys = 0
@@ -111,6 +113,7 @@ class DeviceMachine(RuleBasedStateMachine):
             assert redelivered
         assert not peer.lone or not peer.items or peer.needs, "something came to a reader that has a suspect"
         peer.lone = bool(alone) and not peer.items
+        peer.alone = len(got) == 1 and not peer.items
         for item in map(bytes, got):
             peer.items[peer.next] = item
             peer.next += 1
@@ -209,8 +212,16 @@ class DeviceMachine(RuleBasedStateMachine):
         if self.keeps:
             self.suspects.update(peer.items.values())
             self.deaths.update(peer.items.values())
-            self.failures.update(peer.items.values() if peer.lone else ())
+            alone = peer.alone and len(peer.items) == 1
+            self.failures.update(item for number, item in peer.items.items() if alone or number - peer.said < NEAR)
+            if alone:
+                self.judge(*peer.items.values())
+            self.guilty.update(each for each, often in self.deaths.items() if often >= IN_COMPANY * DEATHS)
         self.device.lost(key, self.now)
+
+    def judge(self, item: bytes) -> None:
+        if self.failures[item] >= DEATHS:
+            self.guilty.add(item)
 
     def one_leased(self, data: Any) -> tuple[Key, Peer, int] | None:
         leased = [(key, peer, number) for key, peer in self.peers.items() for number in peer.items]
@@ -231,7 +242,9 @@ class DeviceMachine(RuleBasedStateMachine):
             assert self.device.finish(key, number, self.now)
         else:
             self.moved.add(item)
-            self.failures[item] += what == "fail"
+            if what == "fail":
+                self.failures[item] += 1
+                self.judge(item)
             assert self.device.give_back(key, number, "it failed" if what == "fail" else None, self.now)
 
     @precondition(lambda self: self.keeps)
@@ -249,6 +262,7 @@ class DeviceMachine(RuleBasedStateMachine):
         (item,) = [item for item, at in self.places.items() if at == place]
         del self.failures[item], self.deaths[item]
         self.suspects.discard(item)
+        self.guilty.remove(item)
         if again:
             self.device.revive(place, self.now)
         else:
@@ -281,6 +295,7 @@ class DeviceMachine(RuleBasedStateMachine):
                         item = self.peers[key].items.pop(number)
                         self.moved.add(item)
                         self.failures[item] += 1
+                        self.judge(item)
             self.device.tick(self.now)
         raise AssertionError("the alarm never falls silent")
 
@@ -324,9 +339,7 @@ class DeviceMachine(RuleBasedStateMachine):
 
     @invariant()
     def only_the_guilty_are_dead_letters(self) -> None:
-        alone = {item for item, often in self.failures.items() if often >= DEATHS}
-        in_company = {item for item, often in self.deaths.items() if often >= IN_COMPANY * DEATHS}
-        assert sorted(self.condemned()) == sorted(alone | in_company)
+        assert sorted(self.condemned()) == sorted(self.guilty)
 
     @invariant()
     def nothing_waits_for_a_reader_that_could_have_it(self) -> None:
