@@ -89,6 +89,7 @@ class Reader:
         self._report_number = 0  # the frame of the newest report that may still be replaced
         self._prune_at = 64  # entries of `earlier`
         self._ahead = PUSH_WINDOW if kind.pushed else 1  # how many items it asks for
+        self._slow = False  # items take so long that each end is told at once
         self._measured_at = 0.0
         self._measured_from = 0
 
@@ -367,6 +368,7 @@ class Reader:
         used = self._used - self._measured_from
         if used > 0:
             each = max((now - self._measured_at) / used, 1e-7)
+            self._slow = each >= PROGRESS
             if not self.kind.pushed:
                 horizon = max(HORIZON, 2 * session.round_trip)
                 self._ahead = max(1, min(int(horizon / each), 2 * self._ahead, MAX_AHEAD))
@@ -374,7 +376,8 @@ class Reader:
 
     def _ask_pushed(self, session: Session, now: float) -> None:
         """A push reader's credit is renewed by halves; what it has finished is told when it is slow, or at a lull."""
-        if self._eager or self._limit <= self._next + PUSH_WINDOW // 2 or now > self.fresh_until + PROGRESS:
+        renews = self._limit <= self._next + PUSH_WINDOW // 2
+        if renews or self._eager or self._slow or now > self.fresh_until + PROGRESS:
             self._limit = self._next + PUSH_WINDOW
             self._report(session, now)
         elif self._used > self._reported or self._told_held:

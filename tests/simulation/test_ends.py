@@ -123,6 +123,26 @@ def test_a_pipes_message_that_poll_found_is_finished_when_it_is_taken(told: Any,
     assert node.get(other) == (None if taken else b"message")
 
 
+def test_the_end_of_a_slow_item_is_told_at_once_to_whom_else_was_told_just_before() -> None:
+    """Of a push reader that is killed amid slow items, one that was finished may come again, and not two."""
+    node = Node("push")
+    client = node.client("slow", "r")
+    reader = client.readers[CHANNEL]
+    for number in range(6):
+        assert reader.take(1) is None
+        node.ask(client)
+        node.settle()
+        if number > 2:
+            assert node.broker.memory.bytes == 0, "what it did before is finished"
+        node.put(node.creator, b"%d" % number)
+        reader.waiting = 0
+        assert reader.take(1) == (number, b"%d" % number)
+        node.now += 0.0149
+        reader.progress(client.session, node.now)  # at a lull: that it still has the item
+        node.settle()
+        node.now += 0.0002
+
+
 @pytest.fixture(params=["release", "goodbye"])
 def way(request: pytest.FixtureRequest) -> str:
     return str(request.param)
