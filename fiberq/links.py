@@ -79,16 +79,20 @@ def connect_tree() -> Link:
 
 def ask_anew(connect: Callable[[], Link], ask: Callable[[Link], T]) -> T:
     """`ask` a node about what this process does not use yet. A link that breaks meanwhile was of a node that ended, as
-    its older handles tell themselves: then another link is asked, once."""
+    its older handles tell themselves: then another link is asked, once, if there is a node."""
     link = connect()
     try:
         return ask(link)
-    except NodeError:
+    except NodeError as error:
         if link.error is None or isinstance(link.error, AccessError):
             raise
         link.untold()
         _forget(link)
-    return ask(connect())
+        try:
+            link = connect()
+        except ConnectError:
+            raise error from None
+    return ask(link)
 
 
 def settle(deadline: float) -> None:

@@ -64,11 +64,24 @@ class Endpoint(NamedTuple):
         return self.far or self.address
 
     def why_not(self) -> str:
-        """What else to say when nobody listens there: neither a URL nor a host's name tells which machine it is."""
+        """What else to say when nobody listens there: neither a URL nor a host's name tells which machine it is, and not
+        each transport says when a name stands for no machine."""
         where = parse(self.address)
+        if where.scheme == "tcp":
+            return _unknown(where.location)
         if where.scheme != "ipc" or self.far is not None or os.path.exists(where.location):
             return ""
         return f"; its node is gone, or runs on another machine and listens on no network: {WHAT_TO_SET}"
+
+
+def _unknown(location: str) -> str:
+    import socket
+
+    try:
+        socket.getaddrinfo(location.rpartition(":")[0].strip("[]"), None)
+    except OSError as error:
+        return f"; the name of its host cannot be resolved: {error.strerror}"
+    return ""
 
 
 class _Started(NamedTuple):

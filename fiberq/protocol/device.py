@@ -11,8 +11,8 @@ A bounded queue has `slots`: an item occupies one from its put until its reader 
 A reader can also deal with one of its leases by name: finish it, give it back as failed, or let it run out some time.
 
 Poison: an item whose reader died is suspect, and delivered alone, to a reader that has nothing else (or whose other
-threads hold all it has). It is condemned, and a dead letter, when a reader that had nothing else dies of it, and
-that is its failure number `max_deliveries`; so no innocent is condemned. Failures are its readers' deaths, in company,
+threads hold all it has). It is condemned, and a dead letter, when a reader dies that has begun with it and has nothing
+else, and that is its failure number `max_deliveries`; so no innocent is condemned. Failures are its readers' deaths, in company,
 too, if it was near what that reader had told of, and what happens to one lease by name. But a process with several
 threads that wait has never nothing else; so `IN_COMPANY` times as many deaths condemn, too.
 
@@ -288,7 +288,7 @@ class Device(ABC):
         if not self.kind.keeps:
             self._finish(reader, reader.started, ())  # a pipe's message ends when it is received
         for lease in reader.leases:
-            alone = lease.alone and len(reader.leases) == len(lease.run) == 1
+            alone = lease.alone and len(reader.leases) == len(lease.run) == 1 and lease.first < reader.started
             for run in _grouped(lease, reader.told) if self.kind.keeps else (lease.run,):
                 if self.kind.keeps:
                     run.deliveries += 1

@@ -138,25 +138,32 @@ def test_what_a_stopped_reader_was_sent_ahead_goes_to_others(crew: Crew, resume:
 def test_a_task_that_another_did_meanwhile_is_not_silently_done(transport: str, program: type[Program]) -> None:
     running = program(
         """
-import os, signal, time
+import os, signal, threading, time
 from multiprocessing import get_context
-from fiberq import JoinableQueue, Pipe
+from fiberq import JoinableQueue, SimpleQueue
 from fiberq.errors import LeaseLost, NodeError
 context = get_context("fork")
 def work(tasks, told):
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCONT])
-    told.put((tasks.get(), os.getpid()), sync=True)
+    told.put(tasks.get(), sync=True)
+    threading.Thread(target=tasks.get, daemon=True).start()  # it is sent the second
+    time.sleep(0.2)
+    told.put("waits", sync=True)
+    link = tasks._channel.attach()
+    receive, link._receive = link._receive, lambda now: None  # what has come meanwhile is seen late
     signal.sigwait([signal.SIGCONT])
+    threading.Timer(0.3, lambda: setattr(link, "_receive", receive)).start()
     try:
         tasks.task_done()
         print("done", flush=True)
     except (LeaseLost, NodeError) as error:
         print(error, flush=True)
-tasks, told = JoinableQueue(), __import__("fiberq").SimpleQueue()
+tasks, told = JoinableQueue(), SimpleQueue()
 worker = context.Process(target=work, args=(tasks, told))
 worker.start()
 tasks.put("first")
-assert told.get(timeout=30)[0] == "first"
+assert told.get(timeout=30) == "first"
+assert told.get(timeout=30) == "waits"
 os.kill(worker.pid, signal.SIGSTOP)
 tasks.put("second")
 for task in "first", "second":
@@ -169,7 +176,7 @@ worker.join(30)
         FIBERQ_TRANSPORT=transport,
         FIBERQ_SESSION_TIMEOUT="1.0",
     )
-    assert "taken for dead" in running.read()
+    assert "it had not finished was given to others" in running.read()
     running.wait()
 
 
@@ -190,7 +197,7 @@ workers = [start(), start()]
 for number in range(200):
     q.put("poison" if number == 50 else number)
 seen, deaths, deadline = set(), 0, time.monotonic() + 30
-while (len(seen) < 199 or deaths < 4) and time.monotonic() < deadline:
+while (len(seen) < 199 or deaths < 3) and time.monotonic() < deadline:
     for place, worker in enumerate(workers):
         if not worker.is_alive():
             deaths += 1
@@ -215,6 +222,6 @@ for worker in workers:
 """,
         FIBERQ_MAX_DELIVERIES="3",
     )
-    # Once it was sent with others, and three times alone.
-    assert running.read(45) in ("199 4 [50]", "199 3 [50]")
+    # Three times, or four, if it was far behind what the first had told of.
+    assert running.read(45) in ("199 3 [50]", "199 4 [50]")
     running.wait()

@@ -459,6 +459,60 @@ def test_the_node_logs_who_comes_and_goes(node: Standing, short_dir: Path) -> No
         other.end()
 
 
+def test_the_node_logs_who_dies_with_items_and_what_becomes_a_dead_letter(node: Standing, short_dir: Path) -> None:
+    with Queue[str]("jobs", max_deliveries=1) as jobs:
+        jobs.put("an item", sync=True)
+        other = Program(
+            short_dir,
+            "import time\nfrom fiberq import Queue\nq = Queue('jobs')\nprint(q.get(), flush=True)\ntime.sleep(60)\n",
+            FIBERQ_NODE=str(node.log.parent / "url"),
+        )
+        try:
+            assert other.read() == "an item"
+        finally:
+            other.end()
+        who = f"process {other.pid} on {os.uname().nodename}"
+        until(lambda: f"{who} is gone, without a goodbye; it had 1 items" in node.log.read_text())
+        assert "queue jobs has 1 dead letters, now that the only delivery failed" in node.log.read_text()
+
+
+def test_the_node_logs_that_writers_wait(node: Standing) -> None:
+    node.stop()
+    os.environ["FIBERQ_MAX_BYTES"] = "100000"
+    try:
+        node.start()
+    finally:
+        del os.environ["FIBERQ_MAX_BYTES"]
+    with Queue[bytes]("jobs") as jobs:
+        for _ in range(3):
+            jobs.put(bytes(40_000), sync=True)
+        until(lambda: "who puts more into jobs waits" in node.log.read_text())
+
+
+def test_the_commands_know_pipes(node: Standing) -> None:
+    here, there = Pipe()
+    with here, there:
+        there.send("message")
+        there.flush(PATIENCE)
+        (name,) = [queue["number"] for queue in json.loads(node.command("ls", "--json")) if queue["put"]]
+        assert "pipe" in node.command("ls")
+        assert "kind: pipe" in node.command("stats", name, "--interval", "0")
+        assert node.command("purge", name) == "1 items were dropped\n"
+        assert not here.poll()
+
+
+def test_a_url_that_everybody_can_read_is_told_of_once(node: Standing, caplog: pytest.LogCaptureFixture) -> None:
+    copy = node.log.parent / "copy"
+    copy.write_text(node.url)
+    copy.chmod(0o644)
+    config.node = str(copy)
+    for _ in range(2):
+        Queue[int]("jobs").close()
+    (record,) = caplog.records
+    assert "every user can read" in record.message
+    assert key_of(node.url) not in record.message
+
+
 def read_secret(url: str) -> bytes:
     return split_key(key_of(url))[0]
 
@@ -620,6 +674,14 @@ def test_a_right_that_expired_is_over_for_those_who_have_it() -> None:
             fiberq.open(url)
         jobs.put(1)
         assert jobs.get(timeout=PATIENCE) == 1
+
+
+@pytest.mark.usefixtures("node")
+def test_a_right_for_less_than_a_second_ends_in_time() -> None:
+    with Queue[int]("jobs") as jobs:
+        before = time.time()
+        right = jobs.restrict("put", expires=0.25).url
+        assert before + 0.25 <= read_right(right) + 0.001 < time.time() + 0.26
 
 
 def test_a_right_expires_while_the_node_is_stopped(node: Standing) -> None:
@@ -833,6 +895,33 @@ def test_a_program_can_offer_its_queues_to_other_machines(transport: str, progra
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_to_listen_too_late_is_an_error(transport: str, program: type[Program]) -> None:
+    running = program(
+        """
+from fiberq import Queue, config
+from fiberq.errors import ConfigError
+Queue()
+config.listen = "tcp://127.0.0.1:0"
+try:
+    Queue()
+except ConfigError as error:
+    print(error)
+""",
+        FIBERQ_TRANSPORT=transport,
+    )
+    assert "before the first queue" in running.read()
+    running.wait()
+
+
+def test_a_host_whose_name_is_unknown_is_called_so(transport: str) -> None:
+    config.node = f"{transport}+tcp://{Authority(make_keys()).owner_key}@no-such-host.invalid:7100"
+    try:
+        with pytest.raises(ConnectError, match="the name of its host cannot be resolved"):
+            Queue("jobs")
+    finally:
+        del config.node
+
+
 def test_a_programs_own_node_leaves_no_socket_where_it_listens(
     number: signal.Signals, transport: str, program: type[Program], short_dir: Path
 ) -> None:

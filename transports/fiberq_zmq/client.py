@@ -7,7 +7,6 @@ there now, and the flag (see `base`) is kept set while something is.
 from __future__ import annotations
 
 import os
-import socket
 import weakref
 from collections.abc import Callable, Sequence
 from time import monotonic
@@ -92,8 +91,6 @@ class ZmqClient(Base, ClientSocket):
                 if reason is not None and not self._connected:
                     self._lost = True
                     self._settle()
-                    if scheme == "tcp":
-                        reason = _unknown(rest) or reason
                     raise ConnectError(f"zmq: cannot connect to {hidden(address)}: {reason}")
             self._settle()
 
@@ -234,13 +231,3 @@ def _drop_inherited() -> None:
 
 
 os.register_at_fork(after_in_child=_drop_inherited)
-
-
-def _unknown(location: str) -> str:
-    """What is wrong with the name of a host; libzmq does not say that it could not be resolved."""
-    host = location.rpartition(":")[0].strip("[]")
-    try:
-        socket.getaddrinfo(host, None)
-    except OSError as error:
-        return f"the host's name cannot be resolved: {error.strerror}"
-    return ""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from fiberq.driven import HEARTBEAT
 from fiberq.protocol.batch import count
-from sim.ledger import Got, source
+from sim.ledger import Got, contents, source
 from sim.processes import Process
 
 if TYPE_CHECKING:
@@ -226,10 +226,13 @@ def _check_chains(world: World) -> None:
 
 
 def check_bound(world: World, channel: Channel) -> None:
-    """No more items are in the queue than may be; what a dead writer had not sent is not in it."""
+    """No more items are in the queue than may be; what a dead writer had not sent is not in it, nor a dead letter."""
     inside, maxsize = world.ledger.inside[channel.number], channel.kind.maxsize
     if 0 < maxsize < len(inside):
-        there = [item for item, writer in inside.items() if writer not in world.ended or item in world.ledger.accepted]
+        device = world.broker.device(channel.number)
+        letters = {item for letter in device.dead_letters.values() for item in contents(letter.run)} if device else ()
+        sent = (item for item, writer in inside.items() if writer not in world.ended or item in world.ledger.accepted)
+        there = [item for item in sent if item not in letters]
         assert len(there) <= maxsize, f"{len(there)} items are in a queue for {maxsize}: {there[:3]}"
 
 
