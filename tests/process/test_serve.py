@@ -894,7 +894,6 @@ def test_a_program_can_offer_its_queues_to_other_machines(transport: str, progra
     assert running.read() == "from there"
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_to_listen_too_late_is_an_error(transport: str, program: type[Program]) -> None:
     running = program(
         """
@@ -922,6 +921,7 @@ def test_a_host_whose_name_is_unknown_is_called_so(transport: str) -> None:
         del config.node
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_programs_own_node_leaves_no_socket_where_it_listens(
     number: signal.Signals, transport: str, program: type[Program], short_dir: Path
 ) -> None:
