@@ -64,8 +64,8 @@ class Endpoint(NamedTuple):
         return self.far or self.address
 
     def why_not(self) -> str:
-        """What else to say when nobody listens there: neither a URL nor a host's name tells which machine it is, and not
-        each transport says when a name stands for no machine."""
+        """What else to say when nobody listens there: neither a URL nor a host's name tells which machine it is, and
+        not each transport says when a name stands for no machine."""
         where = parse(self.address)
         if where.scheme == "tcp":
             return _unknown(where.location)

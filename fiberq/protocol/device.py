@@ -12,9 +12,9 @@ A reader can also deal with one of its leases by name: finish it, give it back a
 
 Poison: an item whose reader died is suspect, and delivered alone, to a reader that has nothing else (or whose other
 threads hold all it has). It is condemned, and a dead letter, when a reader dies that has begun with it and has nothing
-else, and that is its failure number `max_deliveries`; so no innocent is condemned. Failures are its readers' deaths, in company,
-too, if it was near what that reader had told of, and what happens to one lease by name. But a process with several
-threads that wait has never nothing else; so `IN_COMPANY` times as many deaths condemn, too.
+else, and that is its failure number `max_deliveries`; so no innocent is condemned. Failures are its readers' deaths, in
+company, too, if it was near what that reader had told of, and what happens to one lease by name. But a process with
+several threads that wait has never nothing else; so `IN_COMPANY` times as many deaths condemn, too.
 
 Of the thousands that a fast reader was sent ahead, those far behind what it had told of are delivered in groups, the
 larger the farther: a guilty one among them costs a few more deaths until it is alone, and the innocent do not cost a

@@ -232,7 +232,8 @@ class Grip:
         surely_over = float("inf")
         if duration is not None:
             # What is not said in time for the node's clock does not shorten it.
-            ledger.leased.setdefault(key, process.world.now + duration)
+            end = process.world.now + duration
+            ledger.leased[key] = min(end, ledger.leased.get(key, end))  # the process may have had it before
             held = yield from self._about(number, what="keep", seconds=duration)
             surely_over = process.world.now + duration + ROUNDING
         yield work

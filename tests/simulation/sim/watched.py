@@ -73,6 +73,7 @@ class WatchedBroker(Broker):
     def __init__(self, ledger: Ledger, **settings: Any) -> None:
         self.ledger = ledger
         self.on_end: Callable[[Member], None] = lambda _: None
+        self.given_up: set[Member] = set()
         super().__init__("node", **settings)
 
     def _device(self, number: int, kind: Kind) -> Device:
@@ -81,6 +82,10 @@ class WatchedBroker(Broker):
         device = make(number, kind, self._outbox.send, self.memory, self._max_deliveries)
         device.ledger = self.ledger
         return device
+
+    def _give_up(self, member: Member) -> None:
+        self.given_up.add(member)
+        super()._give_up(member)
 
     def _end(self, member: Member) -> None:
         self.on_end(member)

@@ -251,6 +251,7 @@ class World:
         process = self.by_name[member.name]
         if not process.leaving:
             promises.check_end(self, process)
+        if not process.leaving or member in self.broker.given_up:  # its goodbye has not arrived
             self.ended[process.name] = self.now
 
     # -- what is looked at meanwhile --
