@@ -20,7 +20,10 @@ import os
 import stat
 import struct
 import sys
-from collections.abc import Callable, Hashable, Sequence, Sized
+import threading
+from collections.abc import Callable, Hashable, Iterator, Sequence, Sized
+from contextlib import contextmanager, suppress
+from errno import EMFILE, ENFILE
 from itertools import count
 from pickle import PROTO
 from typing import Final
@@ -169,10 +172,14 @@ class Pool:
         self._free: list[_Memory] = []
         self._lent: dict[int, _Memory] = {}  # by generation
         self._generations = count(1)
+        self._user = os.geteuid()
         self._used_at = 0.0
 
     def share(self, item: Sequence[Buffer], now: float) -> Shared | None:
-        """Write a large item into shared memory; `None` if the system has no more of that, or no more descriptors."""
+        """Write a large item into shared memory; `None` if the system has no more of that, or no more descriptors, or
+        this process is another user's since it connected: then the node could not open it."""
+        if os.geteuid() != self._user:
+            return None
         self._used_at = now
         views = [memoryview(part).cast("B") for part in item]
         lengths = list(map(len, views))
@@ -222,11 +229,46 @@ class Borrowed:
     def load(self) -> Sequence[Buffer]:
         """Its parts, copied. Raises `ItemError` if the item has been given to another process meanwhile."""
         try:
-            memory = _open(self._node, self._reference.descriptor, self._reference.inode)
-            return _load(memory, self._reference)
-        except (OSError, ProtocolError):
+            return self._load()
+        except OSError as error:
+            if error.errno in (EMFILE, ENFILE):
+                with suppress(OSError), _spare.lent():
+                    return self._load()
             text = "an item cannot be read any more: it was given to another process, or dropped, or its node is gone"
+            if error.errno is not None:
+                text += f" ({error.strerror})"
             raise ItemError(text) from None
+
+    def _load(self) -> Sequence[Buffer]:
+        return _load(_open(self._node, self._reference.descriptor, self._reference.inode), self._reference)
+
+
+class _Spare:
+    """A descriptor for a process that has no more, and is to read an item that is its own already."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._descriptor = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+
+    @contextmanager
+    def lent(self) -> Iterator[None]:
+        """While this lasts there is room for one."""
+        with self._lock:
+            os.close(self._descriptor)
+            try:
+                yield
+            finally:
+                self._descriptor = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+
+
+_spare = _Spare()
+
+
+def _renew_lock() -> None:
+    _spare._lock = threading.Lock()  # another thread may have held it
+
+
+os.register_at_fork(after_in_child=_renew_lock)
 
 
 def fetch(node: int, reference: Reference) -> Borrowed | Sequence[Buffer]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import gc
 import os
 import pickle
+import resource
 import struct
 import sys
 from array import array
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -249,6 +251,31 @@ def test_a_system_that_has_no_more_memory_shares_nothing(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(os, "pwritev", full)
     assert Pool().share((b"item",), 0.0) is None
+
+
+def test_a_process_that_has_no_more_descriptors_reads_what_it_got() -> None:
+    shared = share((b"item", bytes(5000)))
+    borrowed = Borrowed(HERE, reference_of(shared))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors() + 2, hard))
+    more = []
+    try:
+        with suppress(OSError):
+            while True:
+                more.append(os.open(os.devnull, os.O_RDONLY))
+        for _ in range(2):
+            assert borrowed.load() == [b"item", bytes(5000)]
+        assert Pool().share((b"item",), 0.0) is None
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for descriptor in more:
+            os.close(descriptor)
+
+
+def test_a_process_that_became_another_users_does_not_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool, user = Pool(), os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: user + 1)
+    assert pool.share((b"item",), 0.0) is None
 
 
 @pytest.mark.parametrize("data", [b"", b"1", bytes(29)])
