@@ -37,8 +37,8 @@ __all__ = ["Borrowed", "Pool", "Vault", "fetch", "make_vault", "prove"]
 SHARE_FROM: Final = 64 * 1024
 """Bytes from which an item is shared."""
 
-KEEP: Final = 64 << 20
-MOST: Final = 64
+KEEP: Final = 256 << 20
+MOST: Final = 256
 """Bytes, and pieces of memory, that a process uses again and again; it keeps them for `REST` seconds."""
 
 REST: Final = 2.0
