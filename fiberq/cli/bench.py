@@ -17,7 +17,7 @@ from fiberq.bench.contenders import CLASSES, ours
 from fiberq.bench.crew import BenchError
 from fiberq.bench.peers import PEERS, installed
 from fiberq.bench.runs import Case, Result, measure, plan, results
-from fiberq.bench.table import tables
+from fiberq.bench.table import markdown, tables
 from fiberq.bench.values import Figures, Size
 from fiberq.bench.work import WORK, missing
 from fiberq.registry import available, load, name_of
@@ -48,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--timeout", type=_factor, default=300.0, metavar="S", help="seconds for each measurement (300)"
     )
+    parser.add_argument("--markdown", action="store_true", help="print the tables as Markdown")
     parser.add_argument("--json", metavar="FILE", help="write all figures there; - prints them instead of tables")
     parser.add_argument("--plot", metavar="DIR", help="write the pictures there (needs matplotlib)")
 
@@ -132,8 +133,10 @@ def _tell(arguments: argparse.Namespace, found: list[Result]) -> None:
         console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
         machine = _machine()
         console.print(f"Python {machine['python']}, {machine['system']}, {machine['cores']} cores")
-        for table in tables(found):
-            console.print(table)
+        if arguments.markdown:
+            print("", *markdown(found), sep="\n")
+        else:
+            console.print(*tables(found), sep="\n")
     if arguments.plot:
         for path in plot.plot(found, arguments.plot):
             print(path, file=sys.stderr)

@@ -226,6 +226,20 @@ def test_a_peer_that_lacks_something_is_left_out_by_name(monkeypatch: pytest.Mon
     assert lacking == ["pyzmq: no_such_module not found"]
 
 
+def test_tables_for_a_document() -> None:
+    status, out, err = bench(*TINY, *ONE, "--work", "ints", "queues", "--markdown")
+    assert (status, err) == (0, ""), err
+    tables = [block.splitlines() for block in out.split("\n\n") if block.startswith("|")]
+    assert [[line.count("|") for line in table] for table in tables] == [[8] * 4, [8] * 3]
+    assert [line.split("|")[1].strip() for line in tables[0]] == [
+        "",
+        "---",
+        "multiprocessing.SimpleQueue",
+        "SimpleQueuePull stream",
+    ]
+    assert "**ints: small ints" in out
+
+
 def test_one_who_has_no_batches_puts_and_gets_one_by_one() -> None:
     status, out, err = bench(*TINY, *ONE, "--work", "batches", "--json", "-")
     assert (status, err) == (0, ""), err
