@@ -13,10 +13,10 @@ from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar, cast
 
 from fiberq import codec, memory
-from fiberq.abc import Transport
+from fiberq.abc import Buffer, Transport
 from fiberq.driven import HEARTBEAT, Driven, ended
 from fiberq.errors import (
     AccessError,
@@ -25,7 +25,6 @@ from fiberq.errors import (
     ItemError,
     LeaseLost,
     NodeError,
-    ProtocolError,
     ShutDown,
 )
 from fiberq.lifeline import Lifeline
@@ -98,8 +97,14 @@ class Link(Driven):
         if self._client.memory is None or not config.shared_memory:
             return
         try:
-            proof = memory.prove(*self._client.memory)
-        except (OSError, ProtocolError):  # it runs on another host, in another container, or for another user
+            node, descriptor = map(int, self._client.memory)
+            proof = memory.prove(node, descriptor, self._client.name)
+        except (
+            OSError,
+            ValueError,
+            TypeError,
+            OverflowError,
+        ):  # it runs on another host, in another container, or for another user
             return
         self._proof = proof
         with self._lock:
@@ -107,6 +112,14 @@ class Link(Driven):
             self._client.used = self._pool.ended
             self._near = self._client.request(now, op="near", pid=os.getpid(), descriptor=proof.descriptor)
             self._transmit(now)
+
+    def _bytes_of(self, channel: int, number: int) -> Sequence[Buffer]:
+        """Those of a large item that this process has, from the node. Raises `HandleError` if it has not any more."""
+        return cast("Sequence[Buffer]", self.fetch(op="leased", channel=channel, item=number))
+
+    def _lose(self, error: Exception) -> None:
+        self._pool.forget()
+        super()._lose(error)
 
     def share(self, item: Item) -> Item:
         """`item`, in shared memory if it is large, and the node takes that. Raises `ItemError` as `check_size`."""
@@ -297,7 +310,8 @@ class Link(Driven):
             if self._near is not None:
                 # What a pipe's reader has told of may be gone before the caller comes to read it.
                 borrow = memory.Borrowed if reader.kind.keeps else memory.fetch
-                reader.borrow = partial(borrow, self._client.memory[0])
+                node = int(self._client.memory[0])
+                reader.borrow = lambda each, number: borrow(node, each, partial(self._bytes_of, channel, number))
             return reader
 
     def _kind(self, channel: int) -> Kind:

@@ -20,16 +20,14 @@ import os
 import stat
 import struct
 import sys
-import threading
-from collections.abc import Callable, Hashable, Iterator, Sequence, Sized
-from contextlib import contextmanager, suppress
-from errno import EMFILE, ENFILE
+from collections.abc import Callable, Hashable, Sequence, Sized
 from itertools import count
 from pickle import PROTO
 from typing import Final
+from weakref import WeakSet
 
 from fiberq.abc import MAX_PARTS, Buffer
-from fiberq.errors import ItemError, ProtocolError
+from fiberq.errors import ProtocolError
 from fiberq.protocol.lent import Lent, Reference, Shared
 
 __all__ = ["Borrowed", "Pool", "Vault", "fetch", "make_vault", "prove"]
@@ -57,22 +55,40 @@ _HEAD: Final = struct.Struct("<QQ")
 """The generation, and how many parts there are, whose lengths follow."""
 
 
+NAME: Final = "fiberq"
+"""What the system shows of such memory."""
+
+
 class _Memory:
-    """An open descriptor, closed with this object by the process that opened it: in one that was forked from that, the
-    number may stand for something else by then."""
+    """An open descriptor, closed with this object."""
 
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
         self.inode = 0
         self.size = 0
-        self._pid = os.getpid()
+        _alive.add(self)
 
-    def __del__(self, close: Callable[[int], None] = os.close, getpid: Callable[[], int] = os.getpid) -> None:
-        if self._pid == getpid():
-            close(self.descriptor)
+    def close(self) -> None:
+        descriptor, self.descriptor = self.descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+    __del__ = close
 
 
-def _make(name: str) -> _Memory:
+_alive: WeakSet[_Memory] = WeakSet()
+
+
+def _close_inherited() -> None:
+    """What a forked child has of its parent's memory is no use to it, and would be kept for as long as it lives."""
+    for memory in list(_alive):
+        memory.close()
+
+
+os.register_at_fork(after_in_child=_close_inherited)
+
+
+def _make(name: str = NAME) -> _Memory:
     memory = _Memory(os.memfd_create(name, os.MFD_CLOEXEC))
     memory.inode = os.fstat(memory.descriptor).st_ino
     return memory
@@ -92,8 +108,10 @@ def _write(memory: _Memory, pieces: list[Buffer], size: int) -> None:
 
 def _open(pid: int, descriptor: int, inode: int | None = None) -> _Memory:
     """Open what another process shares. Raises `OSError`, or `ProtocolError` if it is not what was referred to."""
-    # Not blocking: whatever the other process has there, this one is not to wait for it.
-    memory = _Memory(os.open(f"/proc/{pid}/fd/{descriptor}", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK))
+    path = f"/proc/{pid:d}/fd/{descriptor:d}"
+    if not os.readlink(path).startswith(f"/memfd:{NAME}"):  # before it is opened: that may do something to it
+        raise ProtocolError("what a process shares is no memory for that")
+    memory = _Memory(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY))
     found = os.fstat(memory.descriptor)
     if not stat.S_ISREG(found.st_mode) or found.st_nlink or inode not in (None, found.st_ino):
         raise ProtocolError("what a process shares is not the memory that it referred to")
@@ -116,6 +134,11 @@ def _read_into(data: bytearray, memory: _Memory, offset: int) -> bytearray:
         view = view[count:]
         offset += count
     return data
+
+
+def _generation(memory: _Memory) -> int:
+    head = os.pread(memory.descriptor, _WORD.size, 0)
+    return int(_WORD.unpack(head)[0]) if len(head) == _WORD.size else 0
 
 
 def _load(memory: _Memory, reference: Reference) -> list[Buffer]:
@@ -144,7 +167,7 @@ def _load(memory: _Memory, reference: Reference) -> list[Buffer]:
         writable = writable or part[:1] == PROTO
         parts.append(part)
         offset += length
-    if os.pread(memory.descriptor, _WORD.size, 0) != start[: _WORD.size]:  # which changes first
+    if _generation(memory) != generation:  # which changes first
         raise ProtocolError("the memory of a shared item was used for another one meanwhile")
     return parts
 
@@ -156,13 +179,18 @@ def _aligned(offset: int) -> int:
 # -- clients --
 
 
-def prove(node: int, descriptor: int) -> _Memory:
-    """Show that this process can read the node's memory: return memory of its own with what is there. Raises `OSError`
-    or `ProtocolError` if it cannot."""
-    proof = _read(_open(node, descriptor), PROOF, 0)
-    memory = _make("fiberq's proof")
-    _write(memory, [proof], PROOF)
+def prove(node: int, descriptor: int, session: str) -> _Memory:
+    """Show that this process can read the node's memory: return memory of its own with what only they know who can, and
+    which is no use to another session. Raises `OSError` or `ProtocolError` if it cannot."""
+    memory = _make(f"{NAME} proof")
+    _write(memory, [_proof(_read(_open(node, descriptor), PROOF, 0), session)], PROOF)
     return memory
+
+
+def _proof(secret: bytes, session: str) -> bytes:
+    from hashlib import sha256  # which takes a while to import
+
+    return sha256(secret + session.encode()).digest()
 
 
 class Pool:
@@ -194,19 +222,24 @@ class Pool:
         except IndexError:
             memory = None
         try:
-            memory = memory or _make("fiberq")
+            memory = memory or _make()
             _write(memory, pieces, end)
         except OSError:
             return None
         if _may_keep(memory, self._lent):  # else it is closed when the node has opened it
             self._lent[generation] = memory
-        return Shared.of(Reference(memory.descriptor, memory.inode, end, generation), memory, self.ended)
+        reference = Reference(memory.descriptor, memory.inode, end, generation)
+        return Shared.of(reference, sum(lengths), memory, self.ended)
 
     def ended(self, generation: int) -> None:
         """An item has ended: its memory can be used again."""
         memory = self._lent.pop(generation, None)
         if memory is not None and _may_keep(memory, self._free):
             self._free.append(memory)
+
+    def forget(self) -> None:
+        """What the node had to tell of items that have ended may be lost: their memory is not used again."""
+        self._lent.clear()
 
     def tidy(self, now: float) -> None:
         """Let go of what was not used for a while."""
@@ -220,64 +253,31 @@ def _may_keep(memory: _Memory, others: Sized) -> bool:
 
 
 class Borrowed:
-    """A large item that has arrived. It is read when it is got."""
+    """A large item that has arrived. It is read when it is got. Where it cannot be opened (a process may have no more
+    descriptors, or fewer rights than when it connected), `otherwise` asks the node for the bytes."""
 
-    def __init__(self, node: int, reference: Reference) -> None:
+    def __init__(self, node: int, reference: Reference, otherwise: Callable[[], Sequence[Buffer]]) -> None:
         self._node = node
         self._reference = reference
+        self._otherwise = otherwise
 
     def load(self) -> Sequence[Buffer]:
-        """Its parts, copied. Raises `ItemError` if the item has been given to another process meanwhile."""
+        """Its parts, copied. Raises `HandleError` if the item has been given to another process meanwhile, and
+        `NodeError`."""
+        return self.look() or self._otherwise()
+
+    def look(self) -> Sequence[Buffer] | None:
+        """Its parts, if they can be read here."""
         try:
-            return self._load()
-        except OSError as error:
-            if error.errno in (EMFILE, ENFILE):
-                with suppress(OSError), _spare.lent():
-                    return self._load()
-            text = "an item cannot be read any more: it was given to another process, or dropped, or its node is gone"
-            if error.errno is not None:
-                text += f" ({error.strerror})"
-            raise ItemError(text) from None
-
-    def _load(self) -> Sequence[Buffer]:
-        return _load(_open(self._node, self._reference.descriptor, self._reference.inode), self._reference)
+            return _load(_open(self._node, self._reference.descriptor, self._reference.inode), self._reference)
+        except OSError:  # a ProtocolError is one, too
+            return None
 
 
-class _Spare:
-    """A descriptor for a process that has no more, and is to read an item that is its own already."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._descriptor = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-
-    @contextmanager
-    def lent(self) -> Iterator[None]:
-        """While this lasts there is room for one."""
-        with self._lock:
-            os.close(self._descriptor)
-            try:
-                yield
-            finally:
-                self._descriptor = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-
-
-_spare = _Spare()
-
-
-def _renew_lock() -> None:
-    _spare._lock = threading.Lock()  # another thread may have held it
-
-
-os.register_at_fork(after_in_child=_renew_lock)
-
-
-def fetch(node: int, reference: Reference) -> Borrowed | Sequence[Buffer]:
+def fetch(node: int, reference: Reference, otherwise: Callable[[], Sequence[Buffer]]) -> Borrowed | Sequence[Buffer]:
     """An item that has arrived, read at once if that can be."""
-    borrowed = Borrowed(node, reference)
-    try:
-        return borrowed.load()
-    except ItemError:
-        return borrowed
+    borrowed = Borrowed(node, reference, otherwise)
+    return borrowed.look() or borrowed
 
 
 # -- the node --
@@ -310,17 +310,17 @@ class Vault:
         self.ended: dict[Hashable, list[int]] = {}
         """The generations of the items that have ended, by lender; to be told, and removed."""
         self._room = room
-        self._proof = os.urandom(PROOF)
-        self._memory = _make("fiberq's proof")
-        _write(self._memory, [self._proof], PROOF)
+        self._secret = os.urandom(PROOF)
+        self._memory = _make(f"{NAME} secret")
+        _write(self._memory, [self._secret], PROOF)
         self.place = (os.getpid(), self._memory.descriptor)
         """The process and the descriptor that clients are to read."""
 
-    def admits(self, pid: int, descriptor: int) -> bool:
-        """Whether a process has what clients are to read: then it and this one can share memory, and may."""
+    def admits(self, session: str, pid: int, descriptor: int) -> bool:
+        """Whether a process shows that it has read the node's memory: then it and the node can share some, and may."""
         try:
-            return _read(_open(pid, descriptor), PROOF, 0) == self._proof
-        except (OSError, ProtocolError):
+            return _read(_open(pid, descriptor), PROOF, 0) == _proof(self._secret, session)
+        except (OSError, OverflowError):
             return False
 
     def adopt(self, lender: Hashable, pid: int, reference: Reference) -> Lent | Sequence[Buffer]:
@@ -332,8 +332,8 @@ class Vault:
             raise
         except OSError as error:
             raise ProtocolError(f"what a process shares cannot be opened: {error.strerror}") from None
-        if reference.size > memory.size:
-            raise ProtocolError("what a process shares is shorter than it says")
+        if reference.size > memory.size or _generation(memory) != reference.generation:
+            raise ProtocolError("what a process shares is not the item that it referred to")
         if self.held < self._room:
             return _Held(self, lender, memory, reference)
         parts = _load(memory, reference)
@@ -351,6 +351,7 @@ def make_vault(room: int) -> Vault | None:
         return None
     try:
         made = Vault(room)
-        return made if made.admits(*made.place) else None
+        _open(*made.place)
+        return made
     except OSError:  # no memory of this kind, or no /proc
         return None

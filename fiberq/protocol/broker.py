@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Hashable
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from fiberq.abc import Buffer
@@ -29,6 +30,13 @@ if TYPE_CHECKING:
     from fiberq.memory import Vault
 
 log = logging.getLogger("fiberq.node")
+
+USED_LATER: Final = 0.05
+MANY_USED: Final = 32
+"""Seconds, and items in shared memory that have ended, after which their process is told, though nothing else is."""
+
+AROUND: Final = 1 << 20
+"""Bytes of an item in shared memory that are not its own."""
 
 LOOK_AT_LIMITS: Final = 1.0
 """Seconds between two looks whether rights have expired."""
@@ -252,6 +260,8 @@ class Broker:
             return
         if self._vault is None or member.lender is None:
             raise ProtocolError("a process shares memory, and has not shown that it can")
+        if max(reference.size for reference in items.elsewhere) > self._max_bytes + AROUND:
+            raise ProtocolError("a process shares more than the node takes")
         found = [self._vault.adopt(member, member.lender, reference) for reference in items.elsewhere]
         device.put_large(member, found, self._outbox.now)
 
@@ -263,12 +273,20 @@ class Broker:
                 self._vault.give_back(member, reference.generation)
 
     def _tell_used(self, vault: Vault) -> None:
-        """Tell processes which of their memory they can use again."""
-        ended, vault.ended = vault.ended, {}
-        for member, generations in ended.items():
-            assert isinstance(member, Member)
-            if not member.ended:
-                self._outbox.send(member, Frame(frames.USED, 0, pack_generations(generations)))
+        """Tell processes which of their memory they can use again: with what else there is for them, or soon."""
+        now = self._outbox.now
+        for lender in list(vault.ended):
+            assert isinstance(lender, Member)
+            if lender in self._outbox.touched or len(vault.ended[lender]) >= MANY_USED:
+                self._send_used(vault, lender, now)
+            elif lender.session.later(vault, now + USED_LATER, partial(self._send_used, vault, lender)):
+                self._outbox.touched[lender] = None
+
+    def _send_used(self, vault: Vault, lender: Member, now: float) -> None:  # noqa: ARG002
+        lender.session.forget(vault)
+        generations = vault.ended.pop(lender, ())
+        if generations and lender.peer is not None:  # what is lost with a connection is only not used again
+            self._outbox.aside(lender.peer, Frame(frames.USED, 0, pack_generations(generations)))
 
     def _answer_ended(self, member: Member, number: int, code: str) -> None:
         """To a frame for what is there no more."""

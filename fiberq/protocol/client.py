@@ -93,6 +93,9 @@ class Client:
         elif received.kind == frames.HELLO_FIRST:
             if self.welcomed:
                 self.hello()
+        elif received.kind == frames.USED:
+            for generation in read_generations(received.body):
+                self.used(generation)
         elif self.welcomed:
             acknowledged = self.session.acknowledged
             frame = self.session.accept(received, now)
@@ -234,9 +237,6 @@ class Client:
             if reader is not None:
                 reader.taken(frames.read_ranges(frame.body[0]))  # type: ignore[arg-type]
                 self.changed.append(reader)
-        elif frame.kind == frames.USED:
-            for generation in read_generations(frame.body[0]):  # type: ignore[arg-type]
-                self.used(generation)
         elif frame.kind == frames.ENDED:
             self._ended(frame, now)
         elif frame.kind == frames.REPLY:

@@ -465,6 +465,14 @@ class Device(ABC):
         """How many items a reader has."""
         return sum(len(lease.run) for lease in self.readers[key].leases) if key in self.readers else 0
 
+    def leased_item(self, key: Key, number: int) -> Run | None:
+        """What a reader has under a number."""
+        reader = self.readers.get(key)
+        if reader is None:
+            return None
+        lease = next(iter(reader.leases[reader.place_of(number) :]), None)
+        return lease.part(number, number + 1).run if lease is not None and lease.first <= number else None
+
     def busy(self) -> list[Key]:
         """The readers that have items which are not finished."""
         return [key for key, reader in self.readers.items() if reader.leases]
@@ -565,6 +573,11 @@ class Device(ABC):
 
     def _deliver(self, reader: Reader, runs: list[Run], now: float) -> None:
         """Send items, which `gather` made one frame of, to a reader, and lease them to it."""
+        try:
+            pieces, parts = body(runs, reader.near)
+        except (OSError, MemoryError) as error:  # of one large item, in memory that another process has
+            self._entomb(runs[0], f"it cannot be read: {error}")
+            return
         first = reader.next
         deliveries = runs[0].deliveries
         if deliveries:
@@ -577,7 +590,6 @@ class Device(ABC):
             reader.next += len(run)
             reader.bytes += run.size
         reader.begin()
-        pieces, parts = body(runs, reader.near)
         delivery = pack_deliver(first, deliveries, len(self.readers) > 1, pieces)
         self._send(reader.key, Frame(DELIVER, self.channel, delivery, parts))
 

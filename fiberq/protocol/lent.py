@@ -23,6 +23,7 @@ class Reference(NamedTuple):
     descriptor: int
     inode: int
     size: int
+    """Bytes of the item."""
     generation: int
 
     def pack(self) -> bytes:
@@ -68,9 +69,9 @@ class Shared(bytes):
     unsent: Callable[[int], None]
 
     @classmethod
-    def of(cls, reference: Reference, memory: object, unsent: Callable[[int], None]) -> Shared:
+    def of(cls, reference: Reference, size: int, memory: object, unsent: Callable[[int], None]) -> Shared:
         self = cls(reference.pack())
-        self.size = reference.size
+        self.size = size
         self.generation = reference.generation
         self.memory = memory
         self.unsent = unsent

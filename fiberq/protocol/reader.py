@@ -45,7 +45,7 @@ FRESH: Final = 0.004
 1 ms small items cost a third more processor time in all."""
 
 
-def _cannot_borrow(_: Any) -> None:
+def _cannot_borrow(_: Any, __: int) -> None:
     raise ProtocolError("the node shares memory with a process that did not offer it")
 
 
@@ -71,7 +71,7 @@ class Reader:
         self.earlier: dict[int, int] = {}  # how often those items were delivered before that were
         self.lost: set[int] = set()  # items that are held here, and were given to another process meanwhile
         self.fresh_until = 0.0
-        self.borrow: Callable[[Any], Any] = _cannot_borrow  # what is behind a reference to shared memory
+        self.borrow: Callable[[Any, int], Any] = _cannot_borrow  # what is behind a reference to shared memory
         self.attached = False  # the node knows of this reader
         self.giving = False  # it has asked to be recalled
         self.recalls = 0  # how often it was
@@ -109,7 +109,7 @@ class Reader:
             self.ready.append((first, items.parts))
             self._next = first + 1
         elif items.elsewhere:
-            self.ready.extend(enumerate(map(self.borrow, items.elsewhere), first))
+            self.ready.extend((number, self.borrow(each, number)) for number, each in enumerate(items.elsewhere, first))
             self._next = first + len(items.elsewhere)
         else:
             got = frames.split(items)

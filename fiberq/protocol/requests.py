@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from fiberq.access import Authority
 from fiberq.address import check_name
 from fiberq.errors import AddressError, ProtocolError
-from fiberq.protocol.batch import large_parts
+from fiberq.protocol.batch import Run, large_parts
 from fiberq.protocol.channels import GONE, Channel, Channels
 from fiberq.protocol.frames import DEFAULT_CHANNEL
 from fiberq.protocol.kinds import Kind
@@ -307,10 +307,7 @@ class Requests:
         if letter is None:
             return {"error": "the dead letter is gone: it was put back or dropped meanwhile", "code": "gone"}
         if what == "show":
-            large = letter.run.batch.large
-            parts = large_parts(letter.run.batch) if large else (letter.run.payload(),)
-            self._outbox.reply(member, request.get("id"), {"large": large}, parts)
-            return None
+            return self._show(member, request, letter.run)
         if what == "put back":
             if channel.shut == "dropped":
                 return {"error": "the queue was shut down, and all that was in it dropped", "code": "shut"}
@@ -329,9 +326,25 @@ class Requests:
     def _near(self, member: Member, request: dict[str, Any]) -> dict[str, Any]:
         """A process offers to share memory, and shows that it can."""
         pid = int(request["pid"])
-        if self._vault is not None and self._vault.admits(pid, int(request["descriptor"])):
+        if self._vault is not None and self._vault.admits(member.name, pid, int(request["descriptor"])):
             member.lender = pid
         return {"near": member.near}
+
+    def _leased(self, member: Member, request: dict[str, Any], channel: Channel) -> dict[str, Any] | None:
+        """The bytes of a large item that a reader has, and cannot read itself."""
+        run = channel.device.leased_item(member, int(request["item"]))
+        if run is None or not run.batch.large:
+            return {"error": "the item was given to another process meanwhile, or dropped", "code": "gone"}
+        return self._show(member, request, run)
+
+    def _show(self, member: Member, request: dict[str, Any], run: Run) -> dict[str, Any] | None:
+        large = run.batch.large
+        try:
+            parts = large_parts(run.batch) if large else (run.payload(),)
+        except (OSError, MemoryError) as error:
+            return {"error": f"the item cannot be read: {error}", "code": "gone"}
+        self._outbox.reply(member, request.get("id"), {"large": large}, parts)
+        return None
 
     # -- looking after a node --
 
@@ -417,6 +430,7 @@ _ON_CHANNEL: Final[dict[str, tuple[str, Any]]] = {
     "stats": ("", Requests._stats),
     "join": ("", Requests._join),
     "lease": ("r", Requests._lease),
+    "leased": ("r", Requests._leased),
     "shutdown": ("rw", Requests._shutdown),
     "dead letters": ("rw", Requests._dead_letters),
     "dead letter": ("rw", Requests._dead_letter),

@@ -16,7 +16,7 @@ import pytest
 from support import PATIENCE, Crew, Program, every_method, until
 
 from fiberq import JoinableQueue, Pipe, Queue, SimpleQueue, SimpleQueuePull, SimpleQueuePush, config, tree
-from fiberq.errors import ItemError, NodeError
+from fiberq.errors import HandleError, ItemError, NodeError
 from fiberq.memory import MOST
 from fiberq.protocol import frames
 from fiberq.protocol.frames import Frame, pack_references
@@ -220,6 +220,136 @@ with Queue() as q:
     running.wait()
 
 
+def become_another(q: Any, told: Any) -> None:
+    """As a process that gives up rights, and can look into the node no more."""
+    q._channel.attach()
+    told.put("attached", sync=True)
+    os.readlink = refuse
+    told.put((q.get()[:2], q.get()[:2]), sync=True)
+
+
+def refuse(*_: object) -> str:
+    raise PermissionError(13, "Permission denied")
+
+
+def test_a_reader_that_can_look_into_the_node_no_more_asks_for_the_bytes(kind: Any, crew: Crew) -> None:
+    if kind is JoinableQueue:
+        return  # a `get` after a `get` is as above
+    with kind() as q, SimpleQueue[Any]() as told:
+        assert shares(q)
+        process = crew.start(become_another, q, told)
+        assert told.get(timeout=PATIENCE) == "attached"
+        put_some(q, 2)
+        assert told.get(timeout=PATIENCE) == (b"0:", b"1:")
+        crew.finish(process)
+
+
+def spoil(q: Any) -> None:
+    """Put an item, and write into its memory afterwards, as no honest process does."""
+    q.put(text(1))
+    q.flush()
+    (memory,) = q._channel.attach()._pool._lent.values()
+    os.pwrite(memory.descriptor, bytes(100), 0)
+    q.put("good", sync=True)
+
+
+def test_memory_that_is_spoiled_harms_nobody_else(crew: Crew) -> None:
+    with Queue[Any]() as q, SimpleQueue[Any]() as told:
+        assert shares(q)
+        crew.finish(crew.start(spoil, q))
+        process = crew.start(get_one_without, q, told)
+        assert told.get(timeout=PATIENCE) == "good"
+        crew.finish(process)
+        (letter,) = q.dead_letters()
+        assert "cannot be read" in letter.reason
+        with pytest.raises(HandleError, match="cannot be read"):
+            _ = letter.value
+        letter.drop()
+
+
+def get_one_without(q: Any, told: Any) -> None:
+    config.shared_memory = False
+    told.put(q.get())
+
+
+def fork_and_stay(q: Any, told: Any, go: Any) -> None:
+    shares(q)
+    for number in range(5):
+        q.put(text(number))
+    q.flush()
+    child = os.fork()
+    if not child:
+        go.get()
+        os._exit(0)
+    told.put(child, sync=True)
+    os.waitpid(child, 0)
+
+
+def test_a_forked_child_keeps_no_memory(crew: Crew) -> None:
+    with SimpleQueue[bytes]() as q, SimpleQueue[Any]() as told, SimpleQueue[Any]() as go:
+        process = crew.start(fork_and_stay, q, told, go)
+        child = told.get(timeout=PATIENCE)
+        until(lambda: lent(child) == 0)
+        for number in range(5):
+            assert q.get(timeout=PATIENCE) == text(number)
+        go.put("on")
+        crew.finish(process)
+
+
+def test_an_item_as_large_as_the_node_takes(transport: str, program: type[Program]) -> None:
+    running = program(
+        """
+from fiberq import Queue
+with Queue() as q:
+    q.put(bytes(999_999))
+    print(len(q.get(timeout=10)))
+    try:
+        q.put(bytes(1_000_000))
+    except ValueError as error:
+        print(error)
+""",
+        FIBERQ_TRANSPORT=transport,
+        FIBERQ_MAX_BYTES="1000000",
+    )
+    assert running.read() == "999999"
+    assert "1000001 bytes cannot be put" in running.read()
+    running.wait()
+
+
+def test_a_writer_that_is_stopped_while_its_items_are_read_goes_on(transport: str, program: type[Program]) -> None:
+    running = program(
+        f"""
+import os, signal, time
+from multiprocessing import get_context
+from fiberq import Queue
+def write(q, told):
+    for _ in range(3):
+        q.put(bytes({LARGE}))
+    q.flush()
+    told.put(os.getpid())
+    time.sleep(2.5)
+    q.put(b"once more", sync=True)
+q, told = Queue(), Queue()
+writer = get_context("fork").Process(target=write, args=(q, told))
+writer.start()
+pid = told.get(timeout=20)
+os.kill(pid, signal.SIGSTOP)
+for _ in range(3):
+    assert len(q.get(timeout=10)) == {LARGE}
+try:
+    q.get(timeout=2.0)
+except Exception:
+    pass
+os.kill(pid, signal.SIGCONT)
+print(q.get(timeout=20))
+""",
+        FIBERQ_TRANSPORT=transport,
+        FIBERQ_SESSION_TIMEOUT="1.0",
+    )
+    assert running.read(30) == "b'once more'"
+    running.wait()
+
+
 def test_too_large_an_item_is_refused_before_it_is_copied(monkeypatch: pytest.MonkeyPatch) -> None:
     with Queue[bytes]() as q:
         assert shares(q)
@@ -290,6 +420,35 @@ def forge(q: Any, how: Callable[[], Reference]) -> None:
             return
         raise
     raise AssertionError("the node took it")
+
+
+def admit(q: Any) -> None:
+    """Ask to share memory, and show what others have."""
+    link = q._channel.attach()
+    pid, descriptor = link._client.memory
+    others = os.getppid()
+    proofs = [name for name in os.listdir(f"/proc/{others}/fd") if "proof" in link_of(others, name)]
+    assert proofs
+    for place in [(pid, descriptor), *((others, int(name)) for name in proofs)]:
+        assert not link.question(op="near", pid=place[0], descriptor=place[1])["near"]
+
+
+def link_of(process: int, name: str) -> str:
+    try:
+        return os.readlink(f"/proc/{process}/fd/{name}")
+    except OSError:
+        return ""
+
+
+def admit_without(q: Any) -> None:
+    config.shared_memory = False
+    admit(q)
+
+
+def test_what_others_have_shown_lets_nobody_in(crew: Crew) -> None:
+    with Queue[Any]() as q:
+        assert shares(q)
+        crew.finish(crew.start(admit_without, q))
 
 
 def of_nothing() -> Reference:

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from fiberq import memory
 from fiberq.abc import MAX_PARTS, Buffer
 from fiberq.codec import decode, encode
-from fiberq.errors import ItemError, ProtocolError
+from fiberq.errors import HandleError, ProtocolError
 from fiberq.memory import Borrowed, Pool, Vault, fetch, make_vault, prove
 from fiberq.protocol.lent import Lent, Reference, Shared, read_generations, read_references
 
@@ -69,6 +69,14 @@ def share(item: Sequence[Buffer], pool: Pool | None = None) -> Shared:
     return shared
 
 
+def asked() -> Sequence[Buffer]:
+    raise HandleError("asked the node")
+
+
+def borrow(reference: Reference) -> Borrowed:
+    return Borrowed(HERE, reference, asked)
+
+
 def taken(vault: Vault, item: Sequence[bytes], pool: Pool | None = None) -> Lent:
     shared = share(item, pool)
     held = vault.adopt("lender", HERE, reference_of(shared))
@@ -83,7 +91,7 @@ def test_what_is_shared_is_what_is_loaded(item: list[bytes]) -> None:
     assert vault is not None
     held = taken(vault, item)
     assert list(map(bytes, held.load())) == item
-    assert list(map(bytes, Borrowed(HERE, held.reference).load())) == item
+    assert list(map(bytes, borrow(held.reference).load())) == item
 
 
 def test_as_many_parts_as_a_message_has(vault: Vault) -> None:
@@ -94,14 +102,14 @@ def test_as_many_parts_as_a_message_has(vault: Vault) -> None:
 def test_memory_of_other_types_than_bytes() -> None:
     numbers = array("d", range(1000))
     shared = share((memoryview(numbers), b"end"))
-    assert [bytes(part) for part in Borrowed(HERE, reference_of(shared)).load()] == [numbers.tobytes(), b"end"]
+    assert [bytes(part) for part in borrow(reference_of(shared)).load()] == [numbers.tobytes(), b"end"]
 
 
 def test_the_buffers_of_a_pickle_can_be_written_to() -> None:
     item = encode(pickle.PickleBuffer(bytearray(1 << 20)))
     assert isinstance(item, tuple)
     shared = share(item)
-    got = decode(Borrowed(HERE, reference_of(shared)))
+    got = decode(borrow(reference_of(shared)))
     got[0] = 7
     assert (len(got), got[0], got[1]) == (1 << 20, 7, 0)
 
@@ -123,10 +131,11 @@ def test_memory_is_used_again_when_its_item_has_ended(vault: Vault) -> None:
     assert third.reference.inode == before.inode
     assert third.load() == [b"third, which is longer" * 1000]
     assert other.load() == [b"second"]
-    with pytest.raises(ItemError, match="another process"):
-        Borrowed(HERE, before._replace(descriptor=third.reference.descriptor)).load()
-    with pytest.raises(ItemError, match="another process"):
-        fetch(HERE, before).load()
+    with pytest.raises(HandleError, match="asked the node"):
+        borrow(before._replace(descriptor=third.reference.descriptor)).load()
+    with pytest.raises(HandleError, match="asked the node"):
+        fetch(HERE, before, asked).load()  # type: ignore[union-attr]
+    assert fetch(HERE, third.reference, asked) == third.load()
     pool.ended(77)  # of which it does not know
 
 
@@ -141,8 +150,8 @@ def test_memory_that_changes_while_it_is_read_is_noticed(monkeypatch: pytest.Mon
         return read(place, size, offset)
 
     monkeypatch.setattr(memory, "_read", read_late)
-    with pytest.raises(ItemError):
-        Borrowed(HERE, reference_of(shared)).load()
+    with pytest.raises(HandleError):
+        borrow(reference_of(shared)).load()
 
 
 def test_what_was_never_sent_is_used_again() -> None:
@@ -182,16 +191,31 @@ def test_what_there_is_no_room_for_is_copied(vault: Vault) -> None:
 
 
 def test_who_is_admitted(vault: Vault) -> None:
-    proof = prove(*vault.place)
-    assert vault.admits(HERE, proof.descriptor)
+    proof = prove(*vault.place, "mine")
+    assert vault.admits("mine", HERE, proof.descriptor)
+    assert not vault.admits("another", HERE, proof.descriptor), "what one has shown is no use to another"
+    assert not vault.admits("mine", *vault.place), "nor what the node itself has"
     shared = share((bytes(64),))
-    assert not vault.admits(HERE, reference_of(shared).descriptor)
-    assert not vault.admits(HERE, 1 << 20)
-    assert not vault.admits(1 << 30, 3)
-    assert not vault.admits(-1, -1)
+    assert not vault.admits("mine", HERE, reference_of(shared).descriptor)
+    assert not vault.admits("mine", HERE, 1 << 20)
+    assert not vault.admits("mine", 1 << 30, 3)
+    assert not vault.admits("mine", -1, -1)
+    assert not vault.admits("mine", 1 << 70, 1 << 70)
     other = make_vault(1)
     assert other is not None
-    assert not other.admits(HERE, proof.descriptor)
+    assert not other.admits("mine", HERE, proof.descriptor)
+
+
+def test_what_is_no_memory_is_not_even_opened(vault: Vault, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    reading = os.open(tmp_path / "fifo", os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        monkeypatch.setattr(os, "open", lambda *_: pytest.fail("it was opened"))
+        assert not vault.admits("mine", HERE, reading)
+        with pytest.raises(ProtocolError):
+            vault.adopt("lender", HERE, Reference(reading, os.fstat(reading).st_ino, 0, 1))
+    finally:
+        os.close(reading)
 
 
 def test_a_node_without_room_shares_nothing() -> None:
@@ -204,7 +228,7 @@ def test_what_is_no_such_memory_is_not_adopted(vault: Vault, pipe: int, tmp_path
     with (tmp_path / "file").open() as file:
         for descriptor in (pipe, file.fileno()):
             found = os.fstat(descriptor)
-            with pytest.raises(ProtocolError, match="not the memory"):
+            with pytest.raises(ProtocolError, match="no memory"):
                 vault.adopt("lender", HERE, Reference(descriptor, found.st_ino, found.st_size, 1))
     with pytest.raises(ProtocolError, match="cannot be opened"):
         vault.adopt("lender", HERE, Reference(1 << 20, 1, 1, 1))
@@ -231,16 +255,15 @@ def test_what_is_no_such_memory_is_not_adopted(vault: Vault, pipe: int, tmp_path
         struct.pack("<QQQ", 2, 1, 5) + bytes(64),
     ],
 )
-def test_memory_that_has_no_item_is_refused_when_it_is_read(vault: Vault, content: bytes) -> None:
-    made = os.memfd_create("test")
+def test_memory_that_has_no_item_is_refused(content: bytes) -> None:
+    made = os.memfd_create("fiberq")
     try:
         os.write(made, content)
-        held = vault.adopt("lender", HERE, Reference(made, os.fstat(made).st_ino, len(content), 1))
-        assert isinstance(held, Lent)
+        reference = Reference(made, os.fstat(made).st_ino, len(content), 1)
         with pytest.raises(ProtocolError):
-            held.load()
-        with pytest.raises(ItemError):
-            Borrowed(HERE, held.reference).load()
+            memory._load(memory._open(HERE, made), reference)
+        with pytest.raises(HandleError):
+            borrow(reference).load()
     finally:
         os.close(made)
 
@@ -253,9 +276,9 @@ def test_a_system_that_has_no_more_memory_shares_nothing(monkeypatch: pytest.Mon
     assert Pool().share((b"item",), 0.0) is None
 
 
-def test_a_process_that_has_no_more_descriptors_reads_what_it_got() -> None:
-    shared = share((b"item", bytes(5000)))
-    borrowed = Borrowed(HERE, reference_of(shared))
+def test_a_process_that_has_no_more_descriptors_asks_the_node() -> None:
+    shared = share((b"item",))
+    borrowed = Borrowed(HERE, reference_of(shared), lambda: (b"from the node",))
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors() + 2, hard))
     more = []
@@ -263,8 +286,7 @@ def test_a_process_that_has_no_more_descriptors_reads_what_it_got() -> None:
         with suppress(OSError):
             while True:
                 more.append(os.open(os.devnull, os.O_RDONLY))
-        for _ in range(2):
-            assert borrowed.load() == [b"item", bytes(5000)]
+        assert borrowed.load() == (b"from the node",)
         assert Pool().share((b"item",), 0.0) is None
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
@@ -287,17 +309,17 @@ def test_references_that_are_cut_short(data: bytes) -> None:
             read_generations(memoryview(data))
 
 
-def test_a_forked_child_closes_nothing_of_its_parents() -> None:
+def test_a_forked_child_keeps_nothing_of_its_parents() -> None:
     shared = share((b"item",))
     descriptor = reference_of(shared).descriptor
     child = os.fork()
     if not child:
         status = 1
         try:
-            del shared
-            gc.collect()
             os.fstat(descriptor)
+        except OSError:
             status = 0
         finally:
             os._exit(status)
     assert os.waitpid(child, 0)[1] == 0
+    assert borrow(reference_of(shared)).load() == [b"item"]
