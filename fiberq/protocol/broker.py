@@ -277,7 +277,9 @@ class Broker:
         now = self._outbox.now
         for lender in list(vault.ended):
             assert isinstance(lender, Member)
-            if lender in self._outbox.touched or len(vault.ended[lender]) >= MANY_USED:
+            if lender.peer is None:  # gone, or away: then its memory is not used again
+                del vault.ended[lender]
+            elif lender in self._outbox.touched or len(vault.ended[lender]) >= MANY_USED:
                 self._send_used(vault, lender, now)
             elif lender.session.later(vault, now + USED_LATER, partial(self._send_used, vault, lender)):
                 self._outbox.touched[lender] = None
@@ -285,7 +287,7 @@ class Broker:
     def _send_used(self, vault: Vault, lender: Member, now: float) -> None:  # noqa: ARG002
         lender.session.forget(vault)
         generations = vault.ended.pop(lender, ())
-        if generations and lender.peer is not None:  # what is lost with a connection is only not used again
+        if generations and lender.peer is not None:
             self._outbox.aside(lender.peer, Frame(frames.USED, 0, pack_generations(generations)))
 
     def _answer_ended(self, member: Member, number: int, code: str) -> None:
