@@ -54,7 +54,6 @@ _WORD: Final = struct.Struct("<Q")
 _HEAD: Final = struct.Struct("<QQ")
 """The generation, and how many parts there are, whose lengths follow."""
 
-
 NAME: Final = "fiberq"
 """What the system shows of such memory."""
 

@@ -85,7 +85,7 @@ class Config:
     max_connections: Positive = 4096
     """How many connections a node has at a time, as far as its descriptors go; more are refused."""
     max_deliveries: Positive = 5
-    """How many processes may die of an item that was handed out alone before it becomes a dead letter."""
+    """How many failures make an item a dead letter: deaths of its readers, and leases that raised or ran out."""
 
     if not TYPE_CHECKING:  # a type checker is to refuse unknown attributes by itself
 
