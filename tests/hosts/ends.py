@@ -23,6 +23,9 @@ LOOK = 0.02
 EVERY = 0.1
 """Seconds between the messages of a busy end."""
 
+ATTEMPTS = 3
+"""A handshake that loses packets can take longer than a server lets it; as fiberq does, an end then connects anew."""
+
 _print = threading.Lock()
 
 
@@ -51,14 +54,17 @@ class End(threading.Thread):
             tell(order["name"], "address", address=server.bind(order["bind"]))
             self.serve(server)
         else:
-            client = transport.client(credentials)
-            try:
-                client.connect(order["connect"], 10)
-            except ConnectError as error:
-                tell(order["name"], "refused", why=str(error))
+            for _ in range(ATTEMPTS):
+                client = transport.client(credentials)
+                try:
+                    client.connect(order["connect"], 10)
+                except ConnectError as error:
+                    client.close()
+                    tell(order["name"], "refused", why=str(error))
+                    continue
+                tell(order["name"], "connected")
+                self.talk(client)
                 return
-            tell(order["name"], "connected")
-            self.talk(client)
 
     def serve(self, server: ServerSocket) -> None:
         peer = None
