@@ -13,7 +13,8 @@ import os
 import platform
 import statistics
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -22,7 +23,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 import fiberq
-from benchmarks.queues import round_trips, shown, throughput
 from fiberq.access import Authority, Url, make_keys
 from fiberq.address import parse
 from fiberq.listening import listen
@@ -31,6 +31,66 @@ from fiberq.protocol.broker import Broker
 from fiberq.registry import make, resolve
 
 CONTEXT = multiprocessing.get_context("spawn")
+Make = Callable[[], Any]
+
+
+def consume(queue: Any, count: int, back: Any) -> None:
+    """Get `count` items; say when the first and the last came."""
+    queue.get()
+    first = time.monotonic()
+    for _ in range(count - 1):
+        queue.get()
+    back.put((first, time.monotonic()))
+
+
+def produce(queue: Any, item: Any, count: int, back: Any) -> None:
+    back.get()
+    put = queue.put
+    for _ in range(count):
+        put(item)
+
+
+def throughput(make: Make, item: Any, count: int) -> float:
+    """Items per second from the first to the last that the consumer gets."""
+    queue, start, done = make(), CONTEXT.SimpleQueue(), CONTEXT.SimpleQueue()
+    consumer = CONTEXT.Process(target=consume, args=(queue, count, done))
+    producer = CONTEXT.Process(target=produce, args=(queue, item, count, start))
+    consumer.start()
+    producer.start()
+    time.sleep(0.3)  # both are up, and the node is quiet
+    start.put(None)
+    first, last = done.get()
+    producer.join()
+    consumer.join()
+    return (count - 1) / (last - first)
+
+
+def echo(there: Any, back: Any, count: int) -> None:
+    for _ in range(count):
+        back.put(there.get())
+
+
+def round_trips(make: Make, item: Any, count: int) -> float:
+    """Round trips per second of a lone item: the inverse of the median latency."""
+    there, back = make(), make()
+    process = CONTEXT.Process(target=echo, args=(there, back, count + 100))
+    process.start()
+    times = []
+    for _ in range(count + 100):
+        start = time.perf_counter()
+        there.put(item)
+        back.get()
+        times.append(time.perf_counter() - start)
+    process.join()
+    return 1 / statistics.median(times[100:])
+
+
+def shown(value: float, unit: str) -> str:
+    if unit == "us":
+        return f"{1e6 / value:,.0f}"
+    return f"{value / 1000:,.0f}" if unit.startswith("k ") else f"{value:,.0f}"
+
+
 WORK: dict[str, tuple[Any, Any, int, str]] = {
     "small ints": (throughput, 7, 200_000, "k items/s"),
     "64 KB bytes": (throughput, b"x" * 65_536, 2_000, "items/s"),
