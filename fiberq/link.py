@@ -99,13 +99,8 @@ class Link(Driven):
         try:
             node, descriptor = map(int, self._client.memory)
             proof = memory.prove(node, descriptor, self._client.name)
-        except (
-            OSError,
-            ValueError,
-            TypeError,
-            OverflowError,
-        ):  # it runs on another host, in another container, or for another user
-            return
+        except (OSError, ValueError, TypeError, OverflowError):
+            return  # it runs on another host, in another container, or for another user
         self._proof = proof
         with self._lock:
             now = time.monotonic()

@@ -233,8 +233,6 @@ def refuse(*_: object) -> str:
 
 
 def test_a_reader_that_can_look_into_the_node_no_more_asks_for_the_bytes(kind: Any, crew: Crew) -> None:
-    if kind is JoinableQueue:
-        return  # a `get` after a `get` is as above
     with kind() as q, SimpleQueue[Any]() as told:
         assert shares(q)
         process = crew.start(become_another, q, told)
