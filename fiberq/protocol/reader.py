@@ -338,6 +338,7 @@ class Reader:
         """A caller that waited has got something: measure from here how fast callers are."""
         self._measured_at, self._measured_from = now, self._used - 1
         self.low = self._ahead // 2
+        self.fresh_until = now + FRESH
 
     def cancel(self, session: Session, now: float) -> None:
         """A caller waits no more. The last one takes the credit back; what is on its way is for the next caller."""

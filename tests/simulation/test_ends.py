@@ -832,3 +832,27 @@ def test_what_is_finished_by_a_get_that_finds_the_end_is_told() -> None:
     assert reader.take(1) is None
     look()
     assert not device.unfinished
+
+
+def test_what_comes_with_the_item_that_a_caller_waited_for_is_not_given_back() -> None:
+    """Over a slow line a caller waits for longer than `IDLE`; then it is there."""
+    node = Node("pull")
+    client = node.client("far", "r")
+    reader = client.readers[CHANNEL]
+    node.put(node.creator, b"0")
+    assert node.get(client) == b"0"
+    node.put(node.creator, *(b"%d" % number for number in range(1, 40)))
+    for number in range(1, 30):
+        got = reader.take(1)
+        if got is None:
+            node.ask(client)
+            node.now += 10 * IDLE
+            node.settle()
+            reader.waiting = 0
+            got = reader.take(1)
+            reader.arrived(node.now)
+        elif len(reader.ready) < reader.low:
+            reader.ask_ahead(client.session, node.now)
+        assert got == (number, b"%d" % number)
+        client.idle(node.now)
+        assert not reader.giving
