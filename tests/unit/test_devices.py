@@ -212,7 +212,7 @@ class DeviceMachine(RuleBasedStateMachine):
         if self.keeps:
             self.suspects.update(peer.items.values())
             self.deaths.update(peer.items.values())
-            alone = peer.alone and len(peer.items) == 1
+            alone = peer.alone and len(peer.items) == 1 and min(peer.items) < peer.told  # and it may have begun it
             self.failures.update(item for number, item in peer.items.items() if alone or number - peer.said < NEAR)
             if alone:
                 self.judge(*peer.items.values())
