@@ -180,7 +180,7 @@ class Driven(ABC):
                         self._unpark(parked, target)
                         parked = None
                     self._check()
-                    self._receive(now)
+                    self._receive(now, target)
                     self._check()
                     try:
                         result = step(now)
@@ -342,22 +342,27 @@ class Driven(ABC):
 
     # -- the socket; all under the lock --
 
-    def _receive(self, now: float) -> None:
-        """Take in what has come, without blocking."""
+    def _receive(self, now: float, target: object = None) -> None:
+        """Take in what has come, or so much of it that there is news of `target`, without blocking."""
         if self._down or self.error:
             return
         client, recv = self._client, self._socket.recv
+        came = False
         try:
             for _ in range(64):
                 parts = recv(0)
                 if parts is None:
                     break
+                came = True
                 client.message(parts, now)
+                if target in client.changed:
+                    break
         except (ConnectionLost, ClosedError) as error:
             self._lose(error)
         except (NodeError, ProtocolError) as error:
             self._die(str(error), AccessError if isinstance(error, AccessError) else NodeError)
-        self._transmit(now)
+        if came:
+            self._transmit(now)
         if client.changed:
             self._notify()
 

@@ -54,8 +54,10 @@ def serve(server: ServerSocket, broker: Broker, spin: float, over: Callable[[flo
         for peer in broker.drops():
             server.drop(peer)
         latest = now
+        room = BURST
         event = recv(0)
         if event is None:
+            room = 1  # who speaks now waits for an answer, as a rule, and nobody else did speak
             due = min(broker.due(), now + longest)
             until = min(now + spin, due) + clock.missed
             while event is None and monotonic() < until:
@@ -64,7 +66,6 @@ def serve(server: ServerSocket, broker: Broker, spin: float, over: Callable[[flo
                 latest = max(now, due)
                 event = recv(None if due == float("inf") else max(0.0, due + clock.missed - monotonic()))
         now = clock.advance(latest)
-        room = BURST
         while event is not None:
             if type(event) is Message:
                 message(event.peer, event.parts, now)

@@ -82,6 +82,8 @@ class Run:
         batch = self.batch
         if batch.large:
             return batch.lent.size if batch.lent is not None else sum(map(len, batch.parts))
+        if self.end - self.first == len(batch.lengths):
+            return len(batch.payload)
         return batch.offset(self.end) - batch.offset(self.first)
 
     def part(self, start: int, stop: int) -> Run:

@@ -156,10 +156,12 @@ class Broker:
         if self._vault is not None and self._vault.ended:
             self._tell_used(self._vault)
         for member in outbox.touched:
-            outbox.messages += [(member.peer, message) for message in drain(member.session)]
+            if member.session.out:
+                outbox.messages += [(member.peer, message) for message in drain(member.session)]
         for member in outbox.touched:
             member.session.tick(now)
-            outbox.messages += [(member.peer, message) for message in drain(member.session)]
+            if member.session.out:
+                outbox.messages += [(member.peer, message) for message in drain(member.session)]
             self._timers.set(member, member.session.due())
         outbox.touched.clear()
         messages, outbox.messages = outbox.messages, []
@@ -172,9 +174,13 @@ class Broker:
 
     def due(self) -> float:
         """When `output` is to be called next, if nothing else happens; infinity when never."""
-        times = [device.alarm for device in self._channels.alarms.values() if device.alarm is not None]
-        times += [survey.until for survey in self._surveys.running.values()]
-        return min([*times, self._limits_at, self._strangers.due, self._timers.next()])
+        due = min(self._limits_at, self._strangers.due, self._timers.next())
+        for device in self._channels.alarms.values():
+            if device.alarm is not None and device.alarm < due:
+                due = device.alarm
+        for survey in self._surveys.running.values():
+            due = min(due, survey.until)
+        return due
 
     # -- for who runs the node --
 
@@ -223,7 +229,8 @@ class Broker:
                 self._answer_ended(member, frame.channel, "gone")
             return
         device, now = channel.device, self._outbox.now
-        reads, writes = (side in member.holds.get(frame.channel, "") for side in "rw")
+        holds = member.holds.get(frame.channel, "")
+        reads, writes = "r" in holds, "w" in holds
         if frame.kind == frames.PUT:
             if channel.is_pipe and not channel.held("r"):
                 self._refuse_put(member, frame, body, "unread")

@@ -156,11 +156,15 @@ class Reader:
     def settle(self, started: int, held: Sequence[tuple[int, int]]) -> int:
         """End the leases of what was started below `started`, except the ranges `held`; return how many items that
         finished. Looks only at what was held before, and what was started since."""
-        before = [(first, min(end, started)) for first, end in self.held if first < started]
+        before = [(first, min(end, started)) for first, end in self.held if first < started] if self.held else []
         if self.told < started:
             before.append((self.told, started))
         self.held = held
-        return sum(len(lease.run) for gone in without(before, held) for lease in self.take_back(*gone))
+        finished = 0
+        for gone in without(before, held) if held else before:
+            for lease in self.take_back(*gone):
+                finished += lease.run.end - lease.run.first
+        return finished
 
     def take_back(self, first: int, end: int) -> list[Lease]:
         """Remove and return the leases on the numbers from `first` up to `end`."""
@@ -176,7 +180,8 @@ class Reader:
                 kept.append(lease.part(end, lease.end))
             last += 1
         self.leases[place:last] = kept
-        self.bytes -= sum(lease.run.size for lease in taken)
+        for lease in taken:
+            self.bytes -= lease.run.size
         return taken
 
 
@@ -233,7 +238,8 @@ class Device(ABC):
         if self.slots is not None:
             self.slots.used(key, items)
         self.accepted += items
-        self._occupy(sum(run.size for run in runs))
+        for run in runs:
+            self._occupy(run.size)
         self._add(runs, now)
 
     def ready(self, key: Key, report: Ready, now: float) -> None:
@@ -526,7 +532,8 @@ class Device(ABC):
         return self.readers.pop(key, None)
 
     def _set_alarm(self) -> None:
-        self.alarm = min([*self._alarms(), *self._ends.values()], default=None)
+        alarms = self._alarms()
+        self.alarm = min([*alarms, *self._ends.values()]) if alarms or self._ends else None
 
     def _put_back(self, reader: Reader | None, runs: list[Run], now: float) -> None:
         """Items that readers had come back; `reader` gave them back, if it still lives."""

@@ -214,6 +214,8 @@ def read_deliver(body: memoryview, parts: Sequence[Buffer]) -> tuple[int, int, b
 def split(items: Items) -> list[Buffer]:
     """Every item of a batch as bytes of its own."""
     payload = bytes(items.payload)
+    if len(items.lengths) == 1:
+        return [payload]
     width = items.lengths[0]
     if width and items.lengths.tobytes() == width.to_bytes(4, sys.byteorder) * len(items.lengths):
         return [item for (item,) in iter_unpack(f"{width}s", payload)]  # half the time, for items of one size
@@ -231,6 +233,8 @@ def read_ready(body: memoryview) -> Ready:
         limit, started, waiting, listening = _READY.unpack_from(body)
     except error as cause:
         raise ProtocolError("a reader's report is too short") from cause
+    if len(body) == _READY.size:
+        return Ready(limit, started, waiting, (), bool(listening))
     held = read_ranges(body[_READY.size :])
     if any(first >= end for first, end in held) or any(one[1] > other[0] for one, other in pairwise(held)):
         raise ProtocolError("a reader's report names items twice, or none")

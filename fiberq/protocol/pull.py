@@ -127,7 +127,9 @@ class PullDevice(Device):
 
     def _deal(self, now: float) -> None:
         takers = len(self._waiting) + len(self._listening) + len(self._asking)
-        share = -(-self._count // takers) if takers else 0
+        if not takers:
+            return
+        share = -(-self._count // takers)
         while self._count:
             head = self._backlog[0]
             reader = self._taker(head)
@@ -197,6 +199,8 @@ class PullDevice(Device):
         self._put_back(reader, runs, now)
 
     def _alarms(self) -> list[float]:
+        if not self._ahead:
+            return []
         ends = map(self._patience_ends, self._ahead.values())
         times = [end for end in ends if end is not None]
         if (slow := self._slowest()) is not None:

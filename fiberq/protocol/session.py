@@ -15,7 +15,7 @@ from typing import Final
 
 from fiberq.abc import Buffer
 from fiberq.errors import ProtocolError
-from fiberq.protocol.frames import ACK, ACK_NOW, PUT, RESEND, Frame, Received, encode
+from fiberq.protocol.frames import ACK, ACK_NOW, PUT, READY, RESEND, Frame, Received, encode
 
 WINDOW: Final = 32
 """The most unacknowledged frames that one end has under way; acknowledgements stay below half of `abc.MIN_QUEUED`."""
@@ -176,10 +176,11 @@ class Session:
         """Send what is due at `now`: an owed acknowledgement, or the oldest frame once more."""
         if not self.connected:
             return
-        for key, (at, action) in list(self._later.items()):
-            if at <= now:
-                del self._later[key]
-                action(now)
+        if self._later:
+            for key, (at, action) in list(self._later.items()):
+                if at <= now:
+                    del self._later[key]
+                    action(now)
         if self.ack_at is not None and self.ack_at <= now:
             self._transmit(Frame(ACK), 0, 0)
         if self._retransmit_at <= now:
@@ -198,8 +199,9 @@ class Session:
 
     def _send(self, frame: Frame, now: float, urgent: bool) -> None:
         self.sent += 1
-        # A frame with company is part of a stream: its sender waits for room, so it asks not to be kept waiting.
-        flags = ACK_NOW if urgent or self.unacknowledged else 0
+        # A frame with company is part of a stream: its sender waits for room, so it asks not to be kept waiting. But a
+        # report that follows a lone item does not: the next item from there acknowledges both.
+        flags = ACK_NOW if urgent or (self.unacknowledged and frame.kind != READY) else 0
         self.unacknowledged.append(frame)
         if len(self.unacknowledged) == 1:
             self.asked_at = now

@@ -96,10 +96,10 @@ class Client(ClientSocket):
                     self._writer = True
 
     def recv(self, timeout: float | None) -> Sequence[Buffer] | None:
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = time.monotonic() + timeout if timeout else timeout
         with self._gate:
             try:
-                while not self._arrived() and (wait := remaining(deadline)) != 0:
+                while not self._arrived() and timeout != 0 and (wait := remaining(deadline)) != 0:
                     wait_for(wait, (self._selector.fileno(), READ))
                     self._gate.check()
                 if len(self._inbox) > 1:

@@ -40,13 +40,15 @@ class Gate:
 
     def __enter__(self) -> None:
         with self.lock:
-            self.check()
+            if self.closed:
+                self.check()
             self._inside += 1
 
     def __exit__(self, *_: object) -> None:
         with self.lock:
             self._inside -= 1
-            self._end()
+            if self.closed:
+                self._end()
 
     def close(self) -> None:
         with self.lock:
