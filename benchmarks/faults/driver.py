@@ -131,15 +131,23 @@ class Run:
         crew = self._crew
         for _ in range(TRIES):
             some = self._slice()
-            target = crew.got + some * self._rng.random() * 0.8
+            among = self._attempted if fault in (Fault.KILL_WRITER, Fault.STOP_WRITER) else self._got
+            target = among() + some * self._rng.random() * 0.8
             crew.release(some)
-            self._until(lambda aim=target: crew.got >= aim, 0.4)  # type: ignore[misc]
+            self._until(lambda among=among, aim=target: among() >= aim, 0.4)  # type: ignore[misc]
             if not self._inject(fault):
                 continue
             self._hit(fault)
             self._until(lambda: False, self._rng.uniform(0.0, 2 * self._size.pause))
             return True
         return False
+
+    def _got(self) -> int:
+        return self._crew.got
+
+    def _attempted(self) -> int:
+        """Readers may be far behind: a writer is to be hit amid its own work."""
+        return self._crew.attempted
 
     def _hit(self, fault: Fault) -> None:
         self._hits[fault.value] += 1

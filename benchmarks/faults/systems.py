@@ -20,6 +20,9 @@ KINDS = ("SimpleQueuePull", "SimpleQueuePush", "Queue", "JoinableQueue", "Pipe")
 
 FLUSH_PATIENCE = 1.0
 
+BULKY = 0x7F
+"""An item whose number ends in these bits travels as 64 KiB, which processes of one host share memory for."""
+
 
 class Ended(Exception):
     """Nothing will ever come again."""
@@ -114,6 +117,21 @@ class Fiberq:
         return fiberq.ZConnection((sort, reached), readable=reads, writable=not reads)
 
 
+def clothed(item: int) -> int | bytes:
+    """What is put for an item."""
+    return item if item & BULKY != BULKY else item.to_bytes(8, "little") * 8192
+
+
+def bare(obj: int | bytes) -> int:
+    """The item that this was put for. Raises `ValueError` if it has changed on the way."""
+    if isinstance(obj, int):
+        return obj
+    item = int.from_bytes(obj[:8], "little")
+    if obj != clothed(item):
+        raise ValueError(f"item {item} has changed on the way")
+    return item
+
+
 def _told(error: NodeError) -> Exception:
     """A node's refusal to a process that it had given up is no fault of the node."""
     return Expired() if "session ended" in str(error) else error
@@ -127,10 +145,10 @@ class QueueEnd:
     def put(self, items: Sequence[int]) -> None:
         try:
             if len(items) > 8 and items[0] % 2:
-                self._queue.put_many(items)
+                self._queue.put_many(map(clothed, items))
             else:
                 for item in items:
-                    self._queue.put(item)
+                    self._queue.put(clothed(item))
         except NodeError as error:
             raise _told(error) from error
 
@@ -143,8 +161,8 @@ class QueueEnd:
     def get(self, most: int, timeout: float | None) -> Sequence[int]:
         try:
             if most > 1:
-                return list(self._queue.get_many(most, timeout=timeout))
-            return (self._queue.get(timeout=timeout),)
+                return list(map(bare, self._queue.get_many(most, timeout=timeout)))
+            return (bare(self._queue.get(timeout=timeout)),)
         except queue.Empty:
             return ()
         except ShutDown:
@@ -170,7 +188,7 @@ class PipeEnd:
     def put(self, items: Sequence[int]) -> None:
         try:
             for item in items:
-                self._connection.send(item)
+                self._connection.send(clothed(item))
         except NodeError as error:
             raise _told(error) from error
 
@@ -184,7 +202,7 @@ class PipeEnd:
         try:
             if timeout is not None and not self._connection.poll(timeout):
                 return ()
-            return (self._connection.recv(),)
+            return (bare(self._connection.recv()),)
         except ReadEnded:
             raise Ended from None
         except NodeError as error:

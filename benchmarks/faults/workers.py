@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from benchmarks.faults import ledger
 from benchmarks.faults.ledger import REDELIVERED, Ledger, Page, item_of
-from benchmarks.faults.systems import End, Ended, Expired, System
+from benchmarks.faults.systems import End, Ended, Expired, System, bare
 from fiberq import codec
 from fiberq.protocol import frames
 from fiberq.protocol.reader import Reader
@@ -126,16 +126,22 @@ def mark_redelivered(noted: Ledger) -> set[int]:
     """From now on, the set that is returned has all items which came marked as redelivered to this process; and what
     this process was sent ahead and gives back is noted."""
     marked: set[int] = set()
+
+    def number_of(item: Any) -> int:
+        return bare(codec.decode(item))
+
     deliver, recalled = Reader.deliver, Reader.recalled
 
     def deliver_and_mark(self: Reader, frame: Any, session: Any, now: float) -> None:
-        _, redelivered, _, items = frames.read_deliver(frame.body[0], frame.parts)
-        if redelivered:
-            marked.update(codec.decode(item) for item in frames.split(items))
+        first, redelivered, _, items = frames.read_deliver(frame.body[0], frame.parts)
+        if redelivered and items.elsewhere:
+            marked.update(number_of(self.borrow(each, number)) for number, each in enumerate(items.elsewhere, first))
+        elif redelivered:
+            marked.update(map(number_of, [items.parts] if items.parts else frames.split(items)))
         deliver(self, frame, session, now)
 
     def note_and_return(self: Reader, session: Any, now: float) -> None:
-        noted.give_back([codec.decode(item) for _, item in list(self.ready)])
+        noted.give_back([number_of(item) for _, item in list(self.ready)])
         recalled(self, session, now)
 
     Reader.deliver = deliver_and_mark  # type: ignore[method-assign]

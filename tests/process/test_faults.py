@@ -150,7 +150,7 @@ def work(tasks, told):
     time.sleep(0.2)
     told.put("waits", sync=True)
     link = tasks._channel.attach()
-    receive, link._receive = link._receive, lambda now: None  # what has come meanwhile is seen late
+    receive, link._receive = link._receive, lambda *_: None  # what has come meanwhile is seen late
     signal.sigwait([signal.SIGCONT])
     threading.Timer(0.3, lambda: setattr(link, "_receive", receive)).start()
     try:

@@ -58,7 +58,8 @@ def test_a_queue_lives_as_long_as_the_last_of_two_thousand_handles() -> None:
 
 def test_hundreds_of_threads_and_many_forks_use_the_same_handles() -> None:
     threads_count, forks, each = 200, 8, 20
-    with Queue[tuple[str, int, int]](50) as q, Queue[Any]() as results:
+    # What the children put has room when the threads have got all that they want: the children get only after that.
+    with Queue[tuple[str, int, int]](forks * each) as q, Queue[Any]() as results:
         left, right = Pipe()
 
         def put(who: str, number: int) -> None:
