@@ -84,6 +84,7 @@ class Link(Driven):
         self._proof: object = None  # memory that shows the node that this process can share some
         self._near: Request | None = None  # the node's answer to that
         self._pool = memory.Pool()
+        self._opened = memory.Opened()  # of the node's memory
         self._start()
         self._offer_memory()
 
@@ -306,7 +307,9 @@ class Link(Driven):
                 # What a pipe's reader has told of may be gone before the caller comes to read it.
                 borrow = memory.Borrowed if reader.kind.keeps else memory.fetch
                 node = int(self._client.memory[0])
-                reader.borrow = lambda each, number: borrow(node, each, partial(self._bytes_of, channel, number))
+                reader.borrow = lambda each, number: borrow(
+                    node, each, self._opened, partial(self._bytes_of, channel, number)
+                )
             return reader
 
     def _kind(self, channel: int) -> Kind:
@@ -970,6 +973,7 @@ class Link(Driven):
     def _collect(self, now: float) -> None:
         """Release what handles let go of."""
         self._pool.tidy(now)
+        self._opened.tidy(now)
         while self._arrived:
             self._client.tell(now, op="arrived", token=self._arrived.popleft())
         while self._unused:

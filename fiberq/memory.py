@@ -7,7 +7,10 @@ closes it or dies, so nothing is ever left behind.
 
 Memory that is used for the first time costs several times what the copy costs. So the node tells the lender when an
 item has ended, and that uses its memory again, but for what goes over `KEEP`. Each item has a number, its generation,
-which is the first thing in the memory: who was stopped while another process got his item finds another one there.
+which is the first thing in its memory: who was stopped while another process got his item finds another one there.
+
+To open memory costs as much as to copy 64 KiB. So items of up to half of a `SHEET` share one, each in its own slot, and
+whoever has opened a sheet keeps it for a while.
 
 Only processes that may look into each other can do this: that is what the system checks for ``/proc/PID/fd`` (see
 proc_pid_fd(5) and ptrace(2)). A client shows that it can by a number that the node keeps in such memory; the node finds
@@ -23,14 +26,15 @@ import sys
 from collections.abc import Callable, Hashable, Sequence, Sized
 from itertools import count
 from pickle import PROTO
-from typing import Final
+from time import monotonic
+from typing import Final, NamedTuple
 from weakref import WeakSet
 
 from fiberq.abc import MAX_PARTS, Buffer
 from fiberq.errors import ProtocolError
 from fiberq.protocol.lent import Lent, Reference, Shared
 
-__all__ = ["Borrowed", "Pool", "Vault", "fetch", "make_vault", "prove"]
+__all__ = ["Borrowed", "Opened", "Pool", "Vault", "fetch", "make_vault", "prove"]
 
 SHARE_FROM: Final = 64 * 1024
 """Bytes from which an item is shared."""
@@ -40,6 +44,12 @@ MOST: Final = 256
 """Bytes, and pieces of memory, that a process uses again and again; it keeps them for `REST` seconds."""
 
 REST: Final = 2.0
+
+SHEET: Final = 2 << 20
+"""Bytes of a piece of memory that has several items."""
+
+OPEN: Final = 64
+"""Sheets of others that a process keeps open, for `REST` seconds."""
 
 LINE: Final = 64
 """Bytes to multiples of which the parts are aligned: a cache line, and more than any type of NumPy asks for."""
@@ -93,16 +103,16 @@ def _make(name: str = NAME) -> _Memory:
     return memory
 
 
-def _write(memory: _Memory, pieces: list[Buffer], size: int) -> None:
-    """Write all pieces, which have `size` bytes, in their order."""
-    memory.size = max(memory.size, size)
-    offset = os.pwritev(memory.descriptor, pieces, 0)
-    while offset < size:  # Linux does not write more than 2 GiB at once
-        left, skip = [], offset
+def _write(memory: _Memory, pieces: list[Buffer], size: int, start: int = 0) -> None:
+    """Write all pieces, which have `size` bytes, in their order, from `start` on."""
+    memory.size = max(memory.size, start + size)
+    written = os.pwritev(memory.descriptor, pieces, start)
+    while written < size:  # Linux does not write more than 2 GiB at once
+        left, skip = [], written
         for piece in pieces:
             left.append(memoryview(piece)[min(skip, len(piece)) :])
             skip -= len(piece) - len(left[-1])
-        offset += os.pwritev(memory.descriptor, left, offset)
+        written += os.pwritev(memory.descriptor, left, start + written)
 
 
 def _open(pid: int, descriptor: int, inode: int | None = None) -> _Memory:
@@ -135,44 +145,79 @@ def _read_into(data: bytearray, memory: _Memory, offset: int) -> bytearray:
     return data
 
 
-def _generation(memory: _Memory) -> int:
-    head = os.pread(memory.descriptor, _WORD.size, 0)
+def _generation(memory: _Memory, offset: int) -> int:
+    head = os.pread(memory.descriptor, _WORD.size, offset)
     return int(_WORD.unpack(head)[0]) if len(head) == _WORD.size else 0
 
 
 def _load(memory: _Memory, reference: Reference) -> list[Buffer]:
     """The parts of a shared item; behind a pickle, such as can be written to. Raises `ProtocolError` if it is none, or
     not the one that was referred to."""
-    start = os.pread(memory.descriptor, START, 0)  # one call for all that is small
+    base = reference.offset
+    start = os.pread(memory.descriptor, min(START, reference.size), base)  # one call for all that is small
     generation, parts_there = _HEAD.unpack_from(start) if len(start) >= _HEAD.size else (0, 0)
     if generation != reference.generation:
         raise ProtocolError("the memory of a shared item is used for another one")
-    offset = _HEAD.size + _WORD.size * parts_there
-    if not 0 < parts_there <= MAX_PARTS or len(start) < offset:
+    place = _HEAD.size + _WORD.size * parts_there
+    if not 0 < parts_there <= MAX_PARTS or len(start) < place:
         raise ProtocolError("a shared item has no parts, or too many")
     lengths = struct.unpack_from(f"<{parts_there}Q", start, _HEAD.size)
     writable, parts = False, list[Buffer]()
     for length in lengths:
-        offset = _aligned(offset)
-        if offset + length > min(reference.size, memory.size):
+        place = _aligned(place)
+        if place + length > min(reference.size, memory.size - base):
             raise ProtocolError("a shared item is cut short")
         part: Buffer
-        if offset + length <= len(start):
-            part = start[offset : offset + length]
+        if place + length <= len(start):
+            part = start[place : place + length]
         elif writable:
-            part = _read_into(bytearray(length), memory, offset)
+            part = _read_into(bytearray(length), memory, base + place)
         else:
-            part = _read(memory, length, offset)
+            part = _read(memory, length, base + place)
         writable = writable or part[:1] == PROTO
         parts.append(part)
-        offset += length
-    if _generation(memory) != generation:  # which changes first
+        place += length
+    if _generation(memory, base) != generation:  # which changes first
         raise ProtocolError("the memory of a shared item was used for another one meanwhile")
     return parts
 
 
 def _aligned(offset: int) -> int:
     return offset + -offset % LINE
+
+
+class Opened:
+    """What this process has open of others' memory: for what else comes in it. Used by any thread at any time."""
+
+    def __init__(self) -> None:
+        self._sheets: dict[tuple[int, int, int], _Memory] = {}
+        self._used_at = 0.0
+
+    def find(self, pid: int, reference: Reference, now: float) -> _Memory:
+        """Raises as `_open` does."""
+        key = pid, reference.descriptor, reference.inode
+        memory = self._sheets.get(key)
+        if memory is None:
+            memory = _open(*key)
+            if memory.size == SHEET:
+                if len(self._sheets) >= OPEN:
+                    self._sheets.clear()
+                self._sheets[key] = memory
+        elif reference.offset + reference.size > memory.size:  # it was no sheet, and has grown
+            memory.size = os.fstat(memory.descriptor).st_size
+        self._used_at = now
+        return memory
+
+    def tidy(self, now: float) -> float:
+        """Close what was not used for a while; return when to ask again, infinity for never."""
+        if now > self._used_at + REST:
+            self._sheets.clear()
+        return self._used_at + REST if self._sheets else float("inf")
+
+    def forget(self, pid: int) -> None:
+        """Close what a process shared that has ended."""
+        for key in [key for key in list(self._sheets) if key[0] == pid]:
+            self._sheets.pop(key, None)
 
 
 # -- clients --
@@ -192,12 +237,24 @@ def _proof(secret: bytes, session: str) -> bytes:
     return sha256(secret + session.encode()).digest()
 
 
+class _Slot(NamedTuple):
+    """Where an item lies: in a sheet, with so much room; or, with a room of 0, in memory of its own."""
+
+    memory: _Memory
+    offset: int
+    room: int
+
+
+ROOMS: Final = tuple(SHARE_FROM << power for power in range(5))
+"""Bytes that slots may have, up to half of a sheet."""
+
+
 class Pool:
     """The memory that a process shares over one link. Each method may be called by any thread at any time."""
 
     def __init__(self) -> None:
-        self._free: list[_Memory] = []
-        self._lent: dict[int, _Memory] = {}  # by generation
+        self._free: dict[int, list[_Slot]] = {room: [] for room in (0, *ROOMS)}
+        self._lent: dict[int, _Slot] = {}  # by generation
         self._generations = count(1)
         self._user = os.geteuid()
         self._used_at = 0.0
@@ -217,24 +274,36 @@ class Pool:
             pieces += (bytes(-end % LINE), view)
             end = _aligned(end) + length
         try:
-            memory = self._free.pop()
-        except IndexError:
-            memory = None
-        try:
-            memory = memory or _make()
-            _write(memory, pieces, end)
+            slot = self._slot(end)
+            _write(slot.memory, pieces, end, slot.offset)
         except OSError:
             return None
-        if _may_keep(memory, self._lent):  # else it is closed when the node has opened it
-            self._lent[generation] = memory
-        reference = Reference(memory.descriptor, memory.inode, end, generation)
-        return Shared.of(reference, sum(lengths), memory, self.ended)
+        if _may_keep(slot, self._lent):  # else it is closed when the node has opened it
+            self._lent[generation] = slot
+        reference = Reference(slot.memory.descriptor, slot.memory.inode, slot.offset, end, generation)
+        return Shared.of(reference, sum(lengths), slot, self.ended)
+
+    def _slot(self, size: int) -> _Slot:
+        room = next((room for room in ROOMS if size <= room), 0)
+        if room and room * len(self._lent) >= KEEP:
+            room = 0  # it will not be used again, and is to go when this item does
+        try:
+            return self._free[room].pop()
+        except IndexError:
+            memory = _make()
+        if not room:
+            return _Slot(memory, 0, 0)
+        os.ftruncate(memory.descriptor, SHEET)
+        memory.size = SHEET
+        first, *others = (_Slot(memory, offset, room) for offset in range(0, SHEET, room))
+        self._free[room] += others
+        return first
 
     def ended(self, generation: int) -> None:
         """An item has ended: its memory can be used again."""
-        memory = self._lent.pop(generation, None)
-        if memory is not None and _may_keep(memory, self._free):
-            self._free.append(memory)
+        slot = self._lent.pop(generation, None)
+        if slot is not None and _may_keep(slot, self._free[slot.room]):
+            self._free[slot.room].append(slot)
 
     def forget(self) -> None:
         """What the node had to tell of items that have ended may be lost: their memory is not used again."""
@@ -242,22 +311,26 @@ class Pool:
 
     def tidy(self, now: float) -> None:
         """Let go of what was not used for a while."""
-        if self._free and now > self._used_at + REST:
-            self._free.clear()
+        if now > self._used_at + REST:
+            for slots in self._free.values():
+                slots.clear()
 
 
-def _may_keep(memory: _Memory, others: Sized) -> bool:
+def _may_keep(slot: _Slot, others: Sized) -> bool:
     """Whether one more may be kept, if all are of its size: to add them up would need a lock."""
-    return len(others) < MOST and memory.size * (len(others) + 1) <= KEEP
+    return bool(slot.room) or (len(others) < MOST and slot.memory.size * (len(others) + 1) <= KEEP)
 
 
 class Borrowed:
     """A large item that has arrived. It is read when it is got. Where it cannot be opened (a process may have no more
     descriptors, or fewer rights than when it connected), `otherwise` asks the node for the bytes."""
 
-    def __init__(self, node: int, reference: Reference, otherwise: Callable[[], Sequence[Buffer]]) -> None:
+    def __init__(
+        self, node: int, reference: Reference, opened: Opened, otherwise: Callable[[], Sequence[Buffer]]
+    ) -> None:
         self._node = node
         self._reference = reference
+        self._opened = opened
         self._otherwise = otherwise
 
     def load(self) -> Sequence[Buffer]:
@@ -268,14 +341,16 @@ class Borrowed:
     def look(self) -> Sequence[Buffer] | None:
         """Its parts, if they can be read here."""
         try:
-            return _load(_open(self._node, self._reference.descriptor, self._reference.inode), self._reference)
+            return _load(self._opened.find(self._node, self._reference, monotonic()), self._reference)
         except OSError:  # a ProtocolError is one, too
             return None
 
 
-def fetch(node: int, reference: Reference, otherwise: Callable[[], Sequence[Buffer]]) -> Borrowed | Sequence[Buffer]:
+def fetch(
+    node: int, reference: Reference, opened: Opened, otherwise: Callable[[], Sequence[Buffer]]
+) -> Borrowed | Sequence[Buffer]:
     """An item that has arrived, read at once if that can be."""
-    borrowed = Borrowed(node, reference, otherwise)
+    borrowed = Borrowed(node, reference, opened, otherwise)
     return borrowed.look() or borrowed
 
 
@@ -302,13 +377,17 @@ class _Held(Lent):
 
 
 class Vault:
-    """What a node's clients share with it: at most `room` items at a time, for each takes a descriptor."""
+    """What a node's clients share with it: in at most `room` pieces at a time, for each takes a descriptor."""
 
     def __init__(self, room: int) -> None:
         self.held = 0
         self.ended: dict[Hashable, list[int]] = {}
         """The generations of the items that have ended, by lender; to be told, and removed."""
+        self.due = float("inf")
+        """When to `tidy`, in seconds."""
         self._room = room
+        self._opened = Opened()
+        self._pieces: WeakSet[_Memory] = WeakSet()
         self._secret = os.urandom(PROOF)
         self._memory = _make(f"{NAME} secret")
         _write(self._memory, [self._secret], PROOF)
@@ -322,22 +401,36 @@ class Vault:
         except (OSError, OverflowError):
             return False
 
-    def adopt(self, lender: Hashable, pid: int, reference: Reference) -> Lent | Sequence[Buffer]:
+    def adopt(self, lender: Hashable, pid: int, reference: Reference, now: float) -> Lent | Sequence[Buffer]:
         """Take over an item from the process that shares it; copied, when there is no room for more. Raises
         `ProtocolError` if there is none such."""
         try:
-            memory = _open(pid, reference.descriptor, reference.inode)
+            memory = self._opened.find(pid, reference, now)
         except ProtocolError:  # which is an OSError, too
             raise
         except OSError as error:
             raise ProtocolError(f"what a process shares cannot be opened: {error.strerror}") from None
-        if reference.size > memory.size or _generation(memory) != reference.generation:
+        self.due = min(self.due, now + REST)
+        try:
+            generation = _generation(memory, reference.offset)
+        except (OSError, OverflowError):
+            generation = 0
+        if reference.offset + reference.size > memory.size or generation != reference.generation:
             raise ProtocolError("what a process shares is not the item that it referred to")
-        if self.held < self._room:
+        if memory in self._pieces or len(self._pieces) < self._room:
+            self._pieces.add(memory)
             return _Held(self, lender, memory, reference)
         parts = _load(memory, reference)
         self.give_back(lender, reference.generation)
         return parts
+
+    def tidy(self, now: float) -> None:
+        """Close what was not used for a while."""
+        self.due = self._opened.tidy(now)
+
+    def gone(self, pid: int) -> None:
+        """A process that shared memory has ended: nothing more comes in that."""
+        self._opened.forget(pid)
 
     def give_back(self, lender: Hashable, generation: int) -> None:
         """The node has no use for an item any more, or never had."""

@@ -153,8 +153,11 @@ class Broker:
             self._strangers.look(now)
         if channels.unloading:
             channels.unload()
-        if self._vault is not None and self._vault.ended:
-            self._tell_used(self._vault)
+        if self._vault is not None:
+            if self._vault.ended:
+                self._tell_used(self._vault)
+            if self._vault.due <= now:
+                self._vault.tidy(now)
         for member in outbox.touched:
             if member.session.out:
                 outbox.messages += [(member.peer, message) for message in drain(member.session)]
@@ -175,6 +178,8 @@ class Broker:
     def due(self) -> float:
         """When `output` is to be called next, if nothing else happens; infinity when never."""
         due = min(self._limits_at, self._strangers.due, self._timers.next())
+        if self._vault is not None:
+            due = min(due, self._vault.due)
         for device in self._channels.alarms.values():
             if device.alarm is not None and device.alarm < due:
                 due = device.alarm
@@ -269,8 +274,9 @@ class Broker:
             raise ProtocolError("a process shares memory, and has not shown that it can")
         if max(reference.size for reference in items.elsewhere) > self._max_bytes + AROUND:
             raise ProtocolError("a process shares more than the node takes")
-        found = [self._vault.adopt(member, member.lender, reference) for reference in items.elsewhere]
-        device.put_large(member, found, self._outbox.now)
+        now = self._outbox.now
+        found = [self._vault.adopt(member, member.lender, reference, now) for reference in items.elsewhere]
+        device.put_large(member, found, now)
 
     def _refuse_put(self, member: Member, frame: Frame, body: memoryview, code: str) -> None:
         """To items for what is there no more."""
@@ -432,6 +438,8 @@ class Broker:
         member.session.disconnect()
         self._channels.lost(member)
         self._outbox.touched.pop(member, None)
+        if self._vault is not None and member.lender is not None:
+            self._vault.gone(member.lender)
         for number in list(self._surveys.running):
             self._surveys.heard(number, member)
         self._channels.regulate()

@@ -18,19 +18,20 @@ __all__ = ["Lent", "Reference", "Shared", "pack_generations", "read_generations"
 
 class Reference(NamedTuple):
     """What a process needs to get at an item in another one's memory. `descriptor` is the other one's, and `inode` what
-    that stands for; the memory is used again, but `generation` is in it only while the item is, of `size` bytes."""
+    that stands for; the memory is used again, but `generation` is at `offset` only while the item is."""
 
     descriptor: int
     inode: int
+    offset: int
     size: int
-    """Bytes of the item."""
+    """Bytes of the item, with what is before and between its parts."""
     generation: int
 
     def pack(self) -> bytes:
         return _REFERENCE.pack(*self)
 
 
-_REFERENCE: Final = Struct("<IQQQ")
+_REFERENCE: Final = Struct("<IQQQQ")
 _GENERATION: Final = Struct("<Q")
 
 

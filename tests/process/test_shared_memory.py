@@ -450,18 +450,18 @@ def test_what_others_have_shown_lets_nobody_in(crew: Crew) -> None:
 
 
 def of_nothing() -> Reference:
-    return Reference(1 << 20, 1, 1, 1)
+    return Reference(1 << 20, 1, 0, 1, 1)
 
 
 def of_a_file() -> Reference:
     descriptor = os.open("/etc/passwd", os.O_RDONLY)
     found = os.fstat(descriptor)
-    return Reference(descriptor, found.st_ino, found.st_size, 1)
+    return Reference(descriptor, found.st_ino, 0, found.st_size, 1)
 
 
 def of_what_it_was_not_asked_for() -> Reference:
     shared = os.memfd_create("forged")
-    return Reference(shared, os.fstat(shared).st_ino, 0, 1)
+    return Reference(shared, os.fstat(shared).st_ino, 0, 0, 1)
 
 
 @pytest.mark.parametrize("how", [of_nothing, of_a_file, of_what_it_was_not_asked_for])

@@ -12,6 +12,7 @@ from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -22,7 +23,7 @@ from fiberq import memory
 from fiberq.abc import MAX_PARTS, Buffer
 from fiberq.codec import decode, encode
 from fiberq.errors import HandleError, ProtocolError
-from fiberq.memory import Borrowed, Pool, Vault, fetch, make_vault, prove
+from fiberq.memory import REST, SHARE_FROM, SHEET, Borrowed, Opened, Pool, Vault, fetch, make_vault, prove
 from fiberq.protocol.lent import Lent, Reference, Shared, read_generations, read_references
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memfd is Linux's")
@@ -51,9 +52,10 @@ def pipe() -> Iterator[int]:
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_left_open(vault: Vault, pipe: int) -> Iterator[None]:  # noqa: ARG001 - they are open before
+def nothing_is_left_open(vault: Vault, pipe: int) -> Iterator[None]:  # noqa: ARG001 - it is open before
     before = descriptors()  # the vault's own included
     yield
+    vault.tidy(2 * REST)
     assert descriptors() == before
 
 
@@ -74,12 +76,12 @@ def asked() -> Sequence[Buffer]:
 
 
 def borrow(reference: Reference) -> Borrowed:
-    return Borrowed(HERE, reference, asked)
+    return Borrowed(HERE, reference, Opened(), asked)
 
 
 def taken(vault: Vault, item: Sequence[bytes], pool: Pool | None = None) -> Lent:
     shared = share(item, pool)
-    held = vault.adopt("lender", HERE, reference_of(shared))
+    held = vault.adopt("lender", HERE, reference_of(shared), 0.0)
     assert isinstance(held, Lent)
     return held
 
@@ -118,25 +120,87 @@ def test_the_node_has_an_item_for_longer_than_who_put_it(vault: Vault) -> None:
     assert taken(vault, (b"item",)).load() == [b"item"]  # what `share` returned is gone, and its pool
 
 
-def test_memory_is_used_again_when_its_item_has_ended(vault: Vault) -> None:
+@pytest.mark.parametrize("size", [100, SHEET])
+def test_memory_is_used_again_when_its_item_has_ended(vault: Vault, size: int) -> None:
     pool = Pool()
-    held = taken(vault, (b"first",), pool)
-    other = taken(vault, (b"second",), pool)
-    assert held.reference.inode != other.reference.inode
+    held = taken(vault, (b"first", bytes(size)), pool)
+    other = taken(vault, (b"second", bytes(size)), pool)
     before = held.reference
+    assert before[1:3] != other.reference[1:3]
+    assert (before.inode == other.reference.inode) == (size < SHEET), "small ones share a sheet"
     del held
     assert vault.ended == {"lender": [1]}
     pool.ended(1)
-    third = taken(vault, (b"third, which is longer" * 1000,), pool)
-    assert third.reference.inode == before.inode
-    assert third.load() == [b"third, which is longer" * 1000]
-    assert other.load() == [b"second"]
+    third = taken(vault, (b"third", bytes(2 * size)), pool)
+    assert third.reference[1:3] == before[1:3]
+    assert third.load() == [b"third", bytes(2 * size)]
+    assert other.load() == [b"second", bytes(size)]
     with pytest.raises(HandleError, match="asked the node"):
         borrow(before._replace(descriptor=third.reference.descriptor)).load()
     with pytest.raises(HandleError, match="asked the node"):
-        fetch(HERE, before, asked).load()  # type: ignore[union-attr]
-    assert fetch(HERE, third.reference, asked) == third.load()
+        fetch(HERE, before, Opened(), asked).load()  # type: ignore[union-attr]
+    assert fetch(HERE, third.reference, Opened(), asked) == third.load()
     pool.ended(77)  # of which it does not know
+
+
+@pytest.mark.parametrize("size", [SHARE_FROM, SHEET // 2 - 1000])
+def test_items_share_a_sheet_that_is_opened_once(vault: Vault, size: int) -> None:
+    pool, opened, before = Pool(), Opened(), descriptors()
+    room = 2 * SHARE_FROM if size == SHARE_FROM else SHEET // 2
+    items = [(b"%d" % number, os.urandom(size)) for number in range(2 * SHEET // room)]
+    held = [taken(vault, item, pool) for item in items]
+    got = [fetch(HERE, each.reference, opened, asked) for each in held]
+    assert got == [each.load() for each in held] == [list(item) for item in items]
+    assert descriptors() == before + 3 * 2, "two sheets, each open three times"
+    del held
+    for generation in vault.ended["lender"]:
+        pool.ended(generation)
+    again = [taken(vault, item, pool) for item in items]
+    assert [each.load() for each in again] == got
+    assert descriptors() == before + 3 * 2
+    del again
+    for generation in vault.ended["lender"]:
+        pool.ended(generation)
+    opened.tidy(2 * monotonic())
+    pool.tidy(2 * REST)
+    assert vault.due == REST
+    vault.tidy(REST)
+    assert descriptors() == before + 2, "it was used a moment ago"
+    vault.tidy(REST + 0.1)
+    assert descriptors() == before
+    assert vault.due == float("inf")
+
+
+def test_no_more_sheets_are_kept_open_than_may(vault: Vault, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "OPEN", 2)
+    before = descriptors()
+    held = [taken(vault, (b"item",), Pool()) for _ in range(4)]
+    assert [each.load() for each in held] == [[b"item"]] * 4
+    del held
+    assert descriptors() <= before + 2
+
+
+def test_what_a_process_shared_is_closed_when_it_ends(vault: Vault) -> None:
+    before = descriptors()
+    held = taken(vault, (b"item",))
+    vault.gone(HERE + 1)
+    assert descriptors() == before + 1
+    vault.gone(HERE)
+    assert held.load() == [b"item"]
+    del held
+    assert descriptors() == before
+
+
+def test_memory_of_its_own_that_looks_like_a_sheet_may_grow(vault: Vault) -> None:
+    pool = Pool()
+    first = taken(vault, (bytes(SHEET - memory.LINE),), pool)
+    assert os.fstat(first.reference.descriptor).st_size == SHEET
+    inode = first.reference.inode
+    del first
+    pool.ended(1)
+    second = taken(vault, (bytes(2 * SHEET),), pool)
+    assert second.reference.inode == inode
+    assert second.load() == [bytes(2 * SHEET)]
 
 
 def test_memory_that_changes_while_it_is_read_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,11 +228,11 @@ def test_what_was_never_sent_is_used_again() -> None:
 
 
 def test_how_much_is_kept(vault: Vault, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "KEEP", 3 * 1024)
+    monkeypatch.setattr(memory, "KEEP", 3 * SHEET + 1024)
     pool, before = Pool(), descriptors()
-    shared = [share((bytes(900),), pool) for _ in range(10)]
+    shared = [share((bytes(SHEET),), pool) for _ in range(10)]
     assert descriptors() == before + 10
-    held = [vault.adopt("lender", HERE, reference_of(each)) for each in shared[:4]]
+    held = [vault.adopt("lender", HERE, reference_of(each), 0.0) for each in shared[:4]]
     del shared
     assert descriptors() == before + 3 + 4, "three are kept, and four held"
     del held
@@ -181,13 +245,31 @@ def test_how_much_is_kept(vault: Vault, monkeypatch: pytest.MonkeyPatch) -> None
     assert descriptors() == before
 
 
+def test_items_of_sheets_that_would_be_too_many_have_memory_of_their_own(
+    vault: Vault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "KEEP", 4 * SHARE_FROM)
+    pool, before = Pool(), descriptors()
+    shared = [share((b"%d" % number,), pool) for number in range(6)]
+    held = [vault.adopt("lender", HERE, reference_of(each), 0.0) for each in shared]
+    assert len({reference_of(each).inode for each in shared}) == 3, "four in a sheet, and two alone"
+    del shared, held
+    for generation in range(1, 7):
+        pool.ended(generation)
+    pool.tidy(memory.REST + 0.1)
+    vault.tidy(memory.REST + 0.1)
+    assert descriptors() == before
+
+
 def test_what_there_is_no_room_for_is_copied(vault: Vault) -> None:
-    held = [taken(vault, (b"item",)) for _ in range(4)]
+    pool = Pool()
+    held = [taken(vault, (bytes(SHEET),)) for _ in range(3)]
+    held += [taken(vault, (b"item",), pool) for _ in range(5)]  # in one sheet
     shared = share((b"one", b"more"))
-    assert vault.adopt("another", HERE, reference_of(shared)) == [b"one", b"more"]
+    assert vault.adopt("another", HERE, reference_of(shared), 0.0) == [b"one", b"more"]
     assert vault.ended == {"another": [1]}
-    held.pop()
-    assert isinstance(vault.adopt("another", HERE, reference_of(shared)), Lent)
+    held.pop(0)
+    assert isinstance(vault.adopt("another", HERE, reference_of(shared), 0.0), Lent)
 
 
 def test_who_is_admitted(vault: Vault) -> None:
@@ -213,7 +295,7 @@ def test_what_is_no_memory_is_not_even_opened(vault: Vault, tmp_path: Path, monk
         monkeypatch.setattr(os, "open", lambda *_: pytest.fail("it was opened"))
         assert not vault.admits("mine", HERE, reading)
         with pytest.raises(ProtocolError):
-            vault.adopt("lender", HERE, Reference(reading, os.fstat(reading).st_ino, 0, 1))
+            vault.adopt("lender", HERE, Reference(reading, os.fstat(reading).st_ino, 0, 0, 1), 0.0)
     finally:
         os.close(reading)
 
@@ -229,15 +311,24 @@ def test_what_is_no_such_memory_is_not_adopted(vault: Vault, pipe: int, tmp_path
         for descriptor in (pipe, file.fileno()):
             found = os.fstat(descriptor)
             with pytest.raises(ProtocolError, match="no memory"):
-                vault.adopt("lender", HERE, Reference(descriptor, found.st_ino, found.st_size, 1))
+                vault.adopt("lender", HERE, Reference(descriptor, found.st_ino, 0, found.st_size, 1), 0.0)
     with pytest.raises(ProtocolError, match="cannot be opened"):
-        vault.adopt("lender", HERE, Reference(1 << 20, 1, 1, 1))
+        vault.adopt("lender", HERE, Reference(1 << 20, 1, 0, 1, 1), 0.0)
     with pytest.raises(ProtocolError, match="cannot be opened"):
-        vault.adopt("lender", 1 << 30, Reference(1, 1, 1, 1))
-    right = reference_of(share((b"item",), kept := Pool()))
-    for wrong in (right._replace(inode=right.inode + 1), right._replace(size=right.size + 1)):
-        with pytest.raises(ProtocolError):
-            vault.adopt("lender", HERE, wrong)
+        vault.adopt("lender", 1 << 30, Reference(1, 1, 0, 1, 1), 0.0)
+    kept = Pool()
+    for item in ((b"item",), (bytes(SHEET),)):
+        right = reference_of(share(item, kept))
+        for wrong in (
+            right._replace(inode=right.inode + 1),
+            right._replace(size=SHEET + 1000),
+            right._replace(offset=SHEET - right.size + 1),
+            right._replace(offset=(1 << 64) - 1),
+            right._replace(offset=right.offset + memory.LINE),
+            right._replace(generation=right.generation + 1),
+        ):
+            with pytest.raises(ProtocolError):
+                vault.adopt("lender", HERE, wrong, 0.0)
     del kept
     assert (vault.held, vault.ended) == (0, {})
 
@@ -259,7 +350,7 @@ def test_memory_that_has_no_item_is_refused(content: bytes) -> None:
     made = os.memfd_create("fiberq")
     try:
         os.write(made, content)
-        reference = Reference(made, os.fstat(made).st_ino, len(content), 1)
+        reference = Reference(made, os.fstat(made).st_ino, 0, len(content), 1)
         with pytest.raises(ProtocolError):
             memory._load(memory._open(HERE, made), reference)
         with pytest.raises(HandleError):
@@ -278,7 +369,7 @@ def test_a_system_that_has_no_more_memory_shares_nothing(monkeypatch: pytest.Mon
 
 def test_a_process_that_has_no_more_descriptors_asks_the_node() -> None:
     shared = share((b"item",))
-    borrowed = Borrowed(HERE, reference_of(shared), lambda: (b"from the node",))
+    borrowed = Borrowed(HERE, reference_of(shared), Opened(), lambda: (b"from the node",))
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors() + 2, hard))
     more = []
