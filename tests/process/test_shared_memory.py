@@ -27,7 +27,10 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="memfd is Linux's"),
 ]
 
-LARGE = 700_000
+LARGE = 1_200_000
+"""Bytes of an item that has memory of its own; in a sheet there are several of `SMALLER`."""
+
+SMALLER = 70_000
 
 
 def text(number: int, size: int = LARGE) -> bytes:
@@ -84,6 +87,39 @@ def test_large_items_of_other_processes(kind: Any, crew: Crew) -> None:
             with pytest.raises(queue.Empty):
                 q.get(timeout=0)
         nothing_left()
+
+
+def put_both(q: Any, count: int) -> None:
+    for number in range(count):
+        q.put(text(number, SMALLER))
+        if not number % 10:
+            q.put(text(number))
+    q.flush()
+
+
+@pytest.mark.parametrize("while_it_lives", [True, False])
+def test_items_in_sheets_of_other_processes(kind: Any, crew: Crew, while_it_lives: bool) -> None:
+    count = 100
+    with kind() as q:
+        assert shares(q)
+        writer = crew.start(put_both, q, count)
+        if not while_it_lives:
+            crew.finish(writer)
+            assert 10 <= lent() <= 10 + count // 8, "sheets, and what has memory of its own"
+        for number in range(count):
+            assert q.get(timeout=PATIENCE) == text(number, SMALLER)
+            if kind is JoinableQueue:
+                q.task_done()
+            if not number % 10:
+                assert q.get(timeout=PATIENCE) == text(number)
+                if kind is JoinableQueue:
+                    q.task_done()
+        if while_it_lives:
+            crew.finish(writer)
+        with pytest.raises(queue.Empty):
+            q.get(timeout=0)
+        nothing_left()
+        until(lambda: lent(os.getpid()) == 0)
 
 
 @pytest.mark.parametrize("duplex", [True, False])
@@ -242,21 +278,23 @@ def test_a_reader_that_can_look_into_the_node_no_more_asks_for_the_bytes(kind: A
         crew.finish(process)
 
 
-def spoil(q: Any) -> None:
+def spoil(q: Any, size: int) -> None:
     """Put an item, and write into its memory afterwards, as no honest process does."""
-    q.put(text(1))
+    q.put(text(1, size))
     q.flush()
-    (memory,) = q._channel.attach()._pool._lent.values()
-    os.pwrite(memory.descriptor, bytes(100), 0)
+    (slot,) = q._channel.attach()._pool._lent.values()
+    q.put(text(2, size), sync=True)
+    os.pwrite(slot.memory.descriptor, bytes(100), slot.offset)
     q.put("good", sync=True)
 
 
-def test_memory_that_is_spoiled_harms_nobody_else(crew: Crew) -> None:
+@pytest.mark.parametrize("size", [SMALLER, LARGE])
+def test_memory_that_is_spoiled_harms_nobody_else(crew: Crew, size: int) -> None:
     with Queue[Any]() as q, SimpleQueue[Any]() as told:
         assert shares(q)
-        crew.finish(crew.start(spoil, q))
+        crew.finish(crew.start(spoil, q, size))
         process = crew.start(get_one_without, q, told)
-        assert told.get(timeout=PATIENCE) == "good"
+        assert told.get(timeout=PATIENCE) == text(2, size)
         crew.finish(process)
         (letter,) = q.dead_letters()
         assert "cannot be read" in letter.reason
@@ -352,11 +390,11 @@ def test_too_large_an_item_is_refused_before_it_is_copied(monkeypatch: pytest.Mo
     with Queue[bytes]() as q:
         assert shares(q)
         pool = q._channel.attach()._pool
-        pool._free.clear()
+        pool.tidy(float("inf"))
         monkeypatch.setattr(q._channel.attach()._client, "max_bytes", LARGE - 1)
         with pytest.raises(ItemError, match="cannot be put"):
             q.put(text(1))
-        assert not pool._free
+        assert not any(pool._free.values())
 
 
 def test_a_bounded_queue_that_is_full_keeps_no_memory() -> None:
