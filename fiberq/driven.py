@@ -180,14 +180,15 @@ class Driven(ABC):
                         self._unpark(parked, target)
                         parked = None
                     self._check()
-                    self._receive(now, target)
+                    last = late or (deadline is not None and deadline <= now)
+                    self._receive(now, None if last else target)
                     self._check()
                     try:
                         result = step(now)
                     finally:
                         self._transmit(now)
                     left = HEARTBEAT if deadline is None else min(deadline - now, HEARTBEAT)
-                    if result is not None or late or left <= 0:
+                    if result is not None or last:
                         self._hand_over()
                         return result
                     if self._may_drive(now):

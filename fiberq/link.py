@@ -952,6 +952,9 @@ class Link(Driven):
         self._caller_wakeup.close()
 
     def _broken(self) -> None:
+        self._opened.forget()
+        self._pool.forget()
+        self._pool.tidy(float("inf"))
         self._on_end(self)
         self._cut_fast_paths()
 

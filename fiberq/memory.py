@@ -28,7 +28,7 @@ from itertools import count
 from pickle import PROTO
 from time import monotonic
 from typing import Final, NamedTuple
-from weakref import WeakSet
+from weakref import WeakSet, WeakValueDictionary
 
 from fiberq.abc import MAX_PARTS, Buffer
 from fiberq.errors import ProtocolError
@@ -41,15 +41,25 @@ SHARE_FROM: Final = 64 * 1024
 
 KEEP: Final = 256 << 20
 MOST: Final = 256
-"""Bytes, and pieces of memory, that a process uses again and again; it keeps them for `REST` seconds."""
+"""Bytes, and pieces of memory, that a process uses again and again for items with memory of their own; it keeps them
+for `REST` seconds."""
 
 REST: Final = 2.0
 
-SHEET: Final = 2 << 20
-"""Bytes of a piece of memory that has several items."""
+ROOMS: Final = tuple((SHARE_FROM << power) + 4096 for power in range(5))
+"""Bytes that a slot may have: a power of two, and what is before and between an item's parts."""
+
+SHEET: Final = 2 * ROOMS[-1] + (120 << 10)
+"""Bytes of a piece of memory with slots for several items: 2 of the largest, or 32 of the smallest."""
+
+SHEETS: Final = 128
+"""That a process has at a time."""
 
 OPEN: Final = 64
-"""Sheets of others that a process keeps open, for `REST` seconds."""
+"""Sheets of others that a process keeps open, for `REST` seconds after their last use."""
+
+SLACK: Final = 256 << 20
+"""Bytes by which the sheets that a node keeps from being freed may be larger than the items in them."""
 
 LINE: Final = 64
 """Bytes to multiples of which the parts are aligned: a cache line, and more than any type of NumPy asks for."""
@@ -75,6 +85,7 @@ class _Memory:
         self.descriptor = descriptor
         self.inode = 0
         self.size = 0
+        self.used_at = 0.0
         _alive.add(self)
 
     def close(self) -> None:
@@ -190,34 +201,37 @@ class Opened:
     """What this process has open of others' memory: for what else comes in it. Used by any thread at any time."""
 
     def __init__(self) -> None:
-        self._sheets: dict[tuple[int, int, int], _Memory] = {}
-        self._used_at = 0.0
+        self._known: WeakValueDictionary[tuple[int, int, int], _Memory] = WeakValueDictionary()
+        self._kept: dict[tuple[int, int, int], _Memory] = {}  # sheets
 
     def find(self, pid: int, reference: Reference, now: float) -> _Memory:
         """Raises as `_open` does."""
         key = pid, reference.descriptor, reference.inode
-        memory = self._sheets.get(key)
+        memory = self._known.get(key)
         if memory is None:
-            memory = _open(*key)
-            if memory.size == SHEET:
-                if len(self._sheets) >= OPEN:
-                    self._sheets.clear()
-                self._sheets[key] = memory
-        elif reference.offset + reference.size > memory.size:  # it was no sheet, and has grown
+            memory = self._known[key] = _open(*key)
+        elif reference.offset + reference.size > memory.size:  # it has grown
             memory.size = os.fstat(memory.descriptor).st_size
-        self._used_at = now
+        memory.used_at = now
+        if memory.size == SHEET and key not in self._kept:
+            if len(self._kept) >= OPEN:
+                oldest = min(list(self._kept.items()), key=lambda each: each[1].used_at)[0]
+                self._kept.pop(oldest, None)
+            self._kept[key] = memory
         return memory
 
     def tidy(self, now: float) -> float:
         """Close what was not used for a while; return when to ask again, infinity for never."""
-        if now > self._used_at + REST:
-            self._sheets.clear()
-        return self._used_at + REST if self._sheets else float("inf")
+        for key, memory in list(self._kept.items()):
+            if now > memory.used_at + REST:
+                self._kept.pop(key, None)
+        return now + REST if self._kept else float("inf")
 
-    def forget(self, pid: int) -> None:
-        """Close what a process shared that has ended."""
-        for key in [key for key in list(self._sheets) if key[0] == pid]:
-            self._sheets.pop(key, None)
+    def forget(self, pid: int | None = None) -> None:
+        """Close what nobody uses of what a process shared, or everybody."""
+        for key in list(self._kept):
+            if pid in (None, key[0]):
+                self._kept.pop(key, None)
 
 
 # -- clients --
@@ -245,16 +259,13 @@ class _Slot(NamedTuple):
     room: int
 
 
-ROOMS: Final = tuple(SHARE_FROM << power for power in range(5))
-"""Bytes that slots may have, up to half of a sheet."""
-
-
 class Pool:
     """The memory that a process shares over one link. Each method may be called by any thread at any time."""
 
     def __init__(self) -> None:
         self._free: dict[int, list[_Slot]] = {room: [] for room in (0, *ROOMS)}
         self._lent: dict[int, _Slot] = {}  # by generation
+        self._sheets: WeakSet[_Memory] = WeakSet()
         self._generations = count(1)
         self._user = os.geteuid()
         self._used_at = 0.0
@@ -285,24 +296,29 @@ class Pool:
 
     def _slot(self, size: int) -> _Slot:
         room = next((room for room in ROOMS if size <= room), 0)
-        if room and room * len(self._lent) >= KEEP:
-            room = 0  # it will not be used again, and is to go when this item does
         try:
             return self._free[room].pop()
         except IndexError:
-            memory = _make()
+            pass
         if not room:
-            return _Slot(memory, 0, 0)
+            return _Slot(_make(), 0, 0)
+        if len(self._sheets) >= SHEETS:
+            if any(self._free[other] for other in ROOMS):
+                self._drop_free_sheets()
+            if len(self._sheets) >= SHEETS:  # it has memory of its own, which goes when the item does
+                return _Slot(_make(), 0, 0)
+        memory = _make()
         os.ftruncate(memory.descriptor, SHEET)
         memory.size = SHEET
-        first, *others = (_Slot(memory, offset, room) for offset in range(0, SHEET, room))
+        self._sheets.add(memory)
+        first, *others = (_Slot(memory, offset, room) for offset in range(0, SHEET - room + 1, room))
         self._free[room] += others
         return first
 
     def ended(self, generation: int) -> None:
         """An item has ended: its memory can be used again."""
         slot = self._lent.pop(generation, None)
-        if slot is not None and _may_keep(slot, self._free[slot.room]):
+        if slot is not None and _may_keep(slot, self._free[0]):
             self._free[slot.room].append(slot)
 
     def forget(self) -> None:
@@ -312,12 +328,26 @@ class Pool:
     def tidy(self, now: float) -> None:
         """Let go of what was not used for a while."""
         if now > self._used_at + REST:
-            for slots in self._free.values():
-                slots.clear()
+            self._free[0].clear()
+            self._drop_free_sheets()
+
+    def _drop_free_sheets(self) -> None:
+        """Let go of the sheets in which no item is. What is free in others is for the next items: else a slow queue's
+        would get a sheet each."""
+        lent = {slot.memory for slot in list(self._lent.values())}
+        for slots in (self._free[room] for room in ROOMS):
+            for _ in range(len(slots)):
+                try:
+                    slot = slots.pop(0)
+                except IndexError:  # another thread has taken it
+                    break
+                if slot.memory in lent:
+                    slots.append(slot)
 
 
 def _may_keep(slot: _Slot, others: Sized) -> bool:
-    """Whether one more may be kept, if all are of its size: to add them up would need a lock."""
+    """Whether a slot may be kept beside `others`. For memory of its own that is reckoned as if all were of its size: to
+    add them up would need a lock."""
     return bool(slot.room) or (len(others) < MOST and slot.memory.size * (len(others) + 1) <= KEEP)
 
 
@@ -366,10 +396,13 @@ class _Held(Lent):
         self._memory = memory
         self._lent_as = reference.generation
         self.reference = reference._replace(descriptor=memory.descriptor)
+        self._in_sheet = reference.size if memory.size == SHEET else 0
         vault.held += 1
+        vault.in_sheets += self._in_sheet
 
     def __del__(self) -> None:
         self._vault.held -= 1
+        self._vault.in_sheets -= self._in_sheet
         self._vault.give_back(self._lender, self._lent_as)
 
     def load(self) -> Sequence[Buffer]:
@@ -381,6 +414,8 @@ class Vault:
 
     def __init__(self, room: int) -> None:
         self.held = 0
+        self.in_sheets = 0
+        """Items, and the bytes of those that have a slot in a sheet."""
         self.ended: dict[Hashable, list[int]] = {}
         """The generations of the items that have ended, by lender; to be told, and removed."""
         self.due = float("inf")
@@ -388,6 +423,7 @@ class Vault:
         self._room = room
         self._opened = Opened()
         self._pieces: WeakSet[_Memory] = WeakSet()
+        self._sheets: WeakSet[_Memory] = WeakSet()  # those of them that are
         self._secret = os.urandom(PROOF)
         self._memory = _make(f"{NAME} secret")
         _write(self._memory, [self._secret], PROOF)
@@ -417,12 +453,22 @@ class Vault:
             generation = 0
         if reference.offset + reference.size > memory.size or generation != reference.generation:
             raise ProtocolError("what a process shares is not the item that it referred to")
-        if memory in self._pieces or len(self._pieces) < self._room:
+        if memory not in self._pieces and not self._has_room_for(memory):
+            self._opened.forget()
+        if memory in self._pieces or self._has_room_for(memory):
             self._pieces.add(memory)
+            if memory.size == SHEET:
+                self._sheets.add(memory)
             return _Held(self, lender, memory, reference)
         parts = _load(memory, reference)
         self.give_back(lender, reference.generation)
         return parts
+
+    def _has_room_for(self, memory: _Memory) -> bool:
+        """Whether one more piece may be held. An item holds all of its sheet, also when its process has ended, which
+        could have used the rest again."""
+        slack = len(self._sheets) * SHEET - self.in_sheets
+        return len(self._pieces) < self._room and (memory.size != SHEET or slack <= SLACK)
 
     def tidy(self, now: float) -> None:
         """Close what was not used for a while."""

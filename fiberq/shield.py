@@ -38,8 +38,8 @@ class ShieldedLock:
         self._pid = os.getpid()
         self._shielded = False
         self._handlers: dict[int, Handler] = {}  # that are replaced, by signal
-        self._plan: tuple[list[Any], list[tuple[int, Handler]]] = [], []
-        """The handlers found last, and those of them to replace: one object, for a handler may raise at any time."""
+        self._plan: tuple[list[Any], list[int]] = [], []
+        """The handlers found last, and the signals that have one in Python; one object: such a handler may raise."""
         self._late: list[tuple[int, FrameType | None]] = []  # signals that came meanwhile
         self._note: Handler = self._take_note  # one object, to be known again
 
@@ -52,14 +52,12 @@ class ShieldedLock:
         try:
             found = list(map(_get_handler, SIGNALS))
             if found != self._plan[0]:
-                pairs = zip(SIGNALS, found, strict=True)
-                self._plan = (
-                    found,
-                    [(number, each) for number, each in pairs if callable(each) and each is not self._note],
-                )
-            for number, handler in self._plan[1]:
-                self._handlers[number] = handler
-                _set_handler(number, self._note)
+                self._plan = found, [number for number, each in zip(SIGNALS, found, strict=True) if callable(each)]
+            for number in self._plan[1]:
+                handler = _get_handler(number)
+                if callable(handler) and handler is not self._note:
+                    self._handlers[number] = handler
+                    _set_handler(number, self._note)
             self._shielded = True
             self._lock.acquire()
         except BaseException:  # of a handler that was not replaced yet, or is not one of these signals'

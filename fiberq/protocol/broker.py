@@ -290,7 +290,7 @@ class Broker:
         now = self._outbox.now
         for lender in list(vault.ended):
             assert isinstance(lender, Member)
-            if lender.peer is None:  # gone, or away: then its memory is not used again
+            if lender.ended or lender.peer is None:  # gone, or away: then its memory is not used again
                 del vault.ended[lender]
             elif lender in self._outbox.touched or len(vault.ended[lender]) >= MANY_USED:
                 self._send_used(vault, lender, now)

@@ -100,10 +100,10 @@ class Client:
             acknowledged = self.session.acknowledged
             frame = self.session.accept(received, now)
             if self.session.acknowledged != acknowledged:
-                self.changed.append(self.session)
                 self._acknowledged(now)
             if frame is not None:
                 self._frame(frame, now)
+            self.changed.append(self.session)
 
     def goodbye(self, now: float) -> int:
         """Leave for good: items that no caller got go back, those that callers got are finished."""

@@ -71,6 +71,7 @@ class Reader:
         self.earlier: dict[int, int] = {}  # how often those items were delivered before that were
         self.lost: set[int] = set()  # items that are held here, and were given to another process meanwhile
         self.fresh_until = 0.0
+        self._came_at = 0.0  # when something came last for a caller that waited
         self.borrow: Callable[[Any, int], Any] = _cannot_borrow  # what is behind a reference to shared memory
         self.attached = False  # the node knows of this reader
         self.giving = False  # it has asked to be recalled
@@ -157,13 +158,12 @@ class Reader:
         behind = self._started() != self._reported
         if self.kind.keeps and self._told_held:  # a `get` that raised finished something, too
             behind |= self._held() != self._told_held
-        if now > self.fresh_until + IDLE:
-            if gives:
-                self.give_back(session, now)
-                return False
-            if behind and session.acknowledged >= self._report_number:
-                self._report(session, now)
-                return False
+        if gives and now > max(self.fresh_until, self._came_at) + IDLE:
+            self.give_back(session, now)
+            return False
+        if behind and now > self.fresh_until + IDLE and session.acknowledged >= self._report_number:
+            self._report(session, now)
+            return False
         return gives or behind
 
     def give_back(self, session: Session, now: float) -> None:
@@ -338,7 +338,7 @@ class Reader:
         """A caller that waited has got something: measure from here how fast callers are."""
         self._measured_at, self._measured_from = now, self._used - 1
         self.low = self._ahead // 2
-        self.fresh_until = now + FRESH
+        self._came_at = now
 
     def cancel(self, session: Session, now: float) -> None:
         """A caller waits no more. The last one takes the credit back; what is on its way is for the next caller."""

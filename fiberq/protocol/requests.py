@@ -326,6 +326,8 @@ class Requests:
     def _near(self, member: Member, request: dict[str, Any]) -> dict[str, Any]:
         """A process offers to share memory, and shows that it can."""
         pid = int(request["pid"])
+        if self._vault is not None and member.lender not in (None, pid):
+            self._vault.gone(member.lender)
         if self._vault is not None and self._vault.admits(member.name, pid, int(request["descriptor"])):
             member.lender = pid
         return {"near": member.near}

@@ -31,6 +31,7 @@ from workers import (
 )
 
 from fiberq import Queue, SimpleQueue, SimpleQueuePull, SimpleQueuePush, ZConnection, config
+from fiberq.driven import HEARTBEAT
 from fiberq.errors import ClosedError, DirectionError, HandleError, ItemError
 
 pytestmark = pytest.mark.usefixtures("transport")
@@ -675,6 +676,35 @@ def test_get_raises_empty_at_its_deadline(kind: Kind, timeout: float) -> None:
         with pytest.raises(queue.Empty):
             q.get(timeout=timeout)
         assert timeout <= time.monotonic() - began < timeout + NOISE
+
+
+def hold_some(q: Any, told: Any, go: Any) -> None:
+    while q.get():
+        told.put("holds one")
+        go.get()
+
+
+def test_get_without_blocking_does_not_wait_longer_because_another_thread_waits(crew: Crew) -> None:
+    """Another process has not told yet that it has taken an item: the node asks it, and answers afterwards."""
+    with Queue[int]() as q, Queue[int]() as others, SimpleQueue[str]() as told, SimpleQueue[str]() as go:
+        process = crew.start(hold_some, q, told, go)
+        thread = threading.Thread(target=others.get)
+        thread.start()
+        until(lambda: others._channel._link is not None and others._channel._link._driver is not None)
+        took = []
+        for _ in range(5):
+            q.put(1)
+            told.get()
+            start = time.monotonic()
+            with pytest.raises(queue.Empty):
+                q.get(block=False)
+            took.append(time.monotonic() - start)
+            go.put("on")
+        assert min(took) < HEARTBEAT / 2
+        others.put(1)
+        thread.join(PATIENCE)
+        q.put(0)
+        crew.finish(process)
 
 
 def test_get_without_blocking_finds_what_this_process_was_just_about_to_give_back(kind: Kind) -> None:

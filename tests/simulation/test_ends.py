@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import Any
 
 import pytest
 from sim import CHANNEL, Ledger, Message, WatchedBroker
 
 from fiberq.errors import NodeError
+from fiberq.memory import Opened, Pool, fetch, make_vault, prove
 from fiberq.protocol.client import Client
 from fiberq.protocol.frames import PUT, READY, REQUEST, Frame, decode, pack_items
 from fiberq.protocol.kinds import Kind
@@ -856,3 +859,38 @@ def test_what_comes_with_the_item_that_a_caller_waited_for_is_not_given_back() -
         assert got == (number, b"%d" % number)
         client.idle(node.now)
         assert not reader.giving
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memfd is Linux's")
+@pytest.mark.parametrize("way", ["goodbye", "killed", "stays"])
+def test_whose_memory_was_shared_is_not_remembered_when_he_is_gone(way: str) -> None:
+    vault, pool = make_vault(10), Pool()
+    assert vault is not None
+    node = Node("pull", vault=vault)
+    lender, reader = node.client("lender", "w"), node.client("reader", "r")
+    used: list[int] = []
+    lender.used = used.append
+    for client in (lender, reader):
+        proof = prove(*client.memory, client.name)
+        client.request(node.now, op="near", pid=os.getpid(), descriptor=proof.descriptor)
+        node.settle()
+    reader.readers[CHANNEL].borrow = lambda each, _: fetch(os.getpid(), each, Opened(), lambda: ())
+    shared = [pool.share((b"%d" % number,), 0.0) for number in range(3)]
+    assert all(shared)
+    node.put(lender, *filter(None, shared))
+    if way == "killed":
+        node.kill("lender")
+    elif way == "goodbye":
+        lender.goodbye(node.now)
+        node.settle()
+        del node.clients["lender"]
+        node.broker.lost("lender", node.now)
+    for number in range(3):
+        assert node.get(reader) == [b"%d" % number]
+    reader.goodbye(node.now)
+    node.settle()
+    assert vault.held == 0
+    node.now += 1.0
+    node.settle()
+    assert not vault.ended
+    assert used == ([1, 2, 3] if way == "stays" else [])

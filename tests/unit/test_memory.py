@@ -143,11 +143,10 @@ def test_memory_is_used_again_when_its_item_has_ended(vault: Vault, size: int) -
     pool.ended(77)  # of which it does not know
 
 
-@pytest.mark.parametrize("size", [SHARE_FROM, SHEET // 2 - 1000])
+@pytest.mark.parametrize("size", [SHARE_FROM, 1 << 20])
 def test_items_share_a_sheet_that_is_opened_once(vault: Vault, size: int) -> None:
     pool, opened, before = Pool(), Opened(), descriptors()
-    room = 2 * SHARE_FROM if size == SHARE_FROM else SHEET // 2
-    items = [(b"%d" % number, os.urandom(size)) for number in range(2 * SHEET // room)]
+    items = [(b"%d" % number, os.urandom(size)) for number in range(64 if size == SHARE_FROM else 4)]
     held = [taken(vault, item, pool) for item in items]
     got = [fetch(HERE, each.reference, opened, asked) for each in held]
     assert got == [each.load() for each in held] == [list(item) for item in items]
@@ -245,29 +244,63 @@ def test_how_much_is_kept(vault: Vault, monkeypatch: pytest.MonkeyPatch) -> None
     assert descriptors() == before
 
 
-def test_items_of_sheets_that_would_be_too_many_have_memory_of_their_own(
+def test_no_more_sheets_than_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "SHEETS", 2)
+    pool, before = Pool(), descriptors()
+    shared = [share((bytes(1 << 20),), pool) for _ in range(6)]
+    assert len({reference_of(each).inode for each in shared}) == 4, "two in each sheet, and two alone"
+    del shared
+    for generation in (1, 2, 3, 5, 6):
+        pool.ended(generation)
+    smaller = [share((bytes(SHARE_FROM),), pool) for _ in range(3)]  # the sheet that is all free goes for them
+    assert len({reference_of(each).inode for each in smaller}) == 1
+    assert descriptors() == before + 2 + 2, "and memory of its own is used again"
+    del smaller
+    for generation in (4, 7, 8, 9):
+        pool.ended(generation)
+    pool.tidy(REST + 0.1)
+    assert descriptors() == before
+
+
+def test_items_of_a_slow_queue_share_sheets_however_slowly_they_come() -> None:
+    pool, before = Pool(), descriptors()
+    slow = []
+    for burst in range(20):
+        now = 10.0 * burst
+        some = [pool.share((bytes(SHARE_FROM),), now) for _ in range(16)]
+        slow.append(some.pop())
+        del some  # never sent
+        pool.tidy(now + REST + 0.1)
+    assert descriptors() == before + 2
+    del slow
+    pool.tidy(1000.0)
+    assert descriptors() == before
+
+
+def test_what_keeps_much_more_than_itself_from_being_freed_is_copied(
     vault: Vault, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(memory, "KEEP", 4 * SHARE_FROM)
-    pool, before = Pool(), descriptors()
-    shared = [share((b"%d" % number,), pool) for number in range(6)]
+    monkeypatch.setattr(memory, "SLACK", 2 * SHEET)
+    shared = [share((b"%d" % number, bytes(900))) for number in range(4)]
     held = [vault.adopt("lender", HERE, reference_of(each), 0.0) for each in shared]
-    assert len({reference_of(each).inode for each in shared}) == 3, "four in a sheet, and two alone"
-    del shared, held
-    for generation in range(1, 7):
-        pool.ended(generation)
-    pool.tidy(memory.REST + 0.1)
-    vault.tidy(memory.REST + 0.1)
-    assert descriptors() == before
+    assert [type(each) for each in held] == [memory._Held] * 3 + [list]
+    assert bytes(held[3][0]) == b"3"  # type: ignore[index]
+    assert taken(vault, (bytes(2 * SHEET),)), "it has nothing but itself"
+    assert vault.in_sheets > 0
+    del held
+    assert vault.in_sheets == 0
+    assert taken(vault, (b"again",))
 
 
 def test_what_there_is_no_room_for_is_copied(vault: Vault) -> None:
     pool = Pool()
+    opened = [taken(vault, (b"item",)) for _ in range(4)]  # sheets that are still open make room
+    del opened
     held = [taken(vault, (bytes(SHEET),)) for _ in range(3)]
     held += [taken(vault, (b"item",), pool) for _ in range(5)]  # in one sheet
     shared = share((b"one", b"more"))
     assert vault.adopt("another", HERE, reference_of(shared), 0.0) == [b"one", b"more"]
-    assert vault.ended == {"another": [1]}
+    assert vault.ended["another"] == [1]
     held.pop(0)
     assert isinstance(vault.adopt("another", HERE, reference_of(shared), 0.0), Lent)
 
