@@ -413,6 +413,7 @@ class Reader:
         self._told_waiting = self.waiting - begun
         self._told_listening = self.listening
         self._told_started = started + begun
+        moves = started != self._reported
         self._reported = started
         self.attached = True
         self._told_held = held
@@ -424,8 +425,8 @@ class Reader:
         if not session.replace(self._report_number, frame):
             self._report_number = session.send(frame, now)
         self.fresh_until = now + FRESH
-        if self.kind.maxsize and self.ready:
-            self.progress_later(session, now)  # somebody may wait for the room
+        if self.kind.maxsize and self.ready and moves:
+            self.progress_later(session, now)  # somebody may wait for the room of what is taken meanwhile
 
     def _forget_finished(self, started: int, held: Sequence[tuple[int, int]]) -> None:
         """Of how often items were delivered, nobody asks any more when they are finished."""

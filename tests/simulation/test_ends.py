@@ -894,3 +894,40 @@ def test_whose_memory_was_shared_is_not_remembered_when_he_is_gone(way: str) -> 
     node.settle()
     assert not vault.ended
     assert used == ([1, 2, 3] if way == "stays" else [])
+
+
+def test_who_takes_nothing_from_a_bounded_queue_reports_no_more_and_gives_back() -> None:
+    kind = Kind("pull", maxsize=10)
+    node = Node("pull")
+    node.creator.request(node.now, op="create", channel=CHANNEL + 1, kind=kind)
+    node.settle()
+    reader = Reader(CHANNEL + 1, kind)
+    client = node.client("reader", "r")
+    client.request(node.now, op="open", holds=[[CHANNEL + 1, "r"]])
+    client.readers[CHANNEL + 1] = reader
+    writer = Writer(CHANNEL + 1, kind)
+    node.creator.writers[CHANNEL + 1] = writer
+    assert writer.permits is not None
+    writer.permits.waiting = 5
+    writer.permits.ask(node.creator.session, node.now, 5)
+    node.settle()
+    for number in range(3):
+        assert writer.permits.take()
+        writer.items.append(b"%d" % number)
+    writer.permits.waiting = 0
+    node.creator.pump(writer, node.now)
+    reader.waiting = 3
+    reader.ask(client.session, node.now)
+    node.settle()
+    reader.waiting = 0
+    assert reader.take(1) == (0, b"0")
+    reader.progress_later(client.session, node.now)  # as every caller does
+    told = []
+    for _ in range(200):
+        node.now += 0.005
+        client.session.tick(node.now)
+        told += drain(client.session)
+        client.idle(node.now)
+    kinds = [decode(message).kind for message in told]
+    assert kinds.count(READY) <= 3
+    assert reader.giving

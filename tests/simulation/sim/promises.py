@@ -226,13 +226,14 @@ def _check_chains(world: World) -> None:
 
 
 def check_bound(world: World, channel: Channel) -> None:
-    """No more items are in the queue than may be; what a dead writer had not sent is not in it, nor a dead letter."""
+    """No more items are in the queue than may be; what a dead writer had not sent is not in it, nor a dead letter, and
+    one that was put back does not count."""
     inside, maxsize = world.ledger.inside[channel.number], channel.kind.maxsize
     if 0 < maxsize < len(inside):
         device = world.broker.device(channel.number)
         letters = {item for letter in device.dead_letters.values() for item in contents(letter.run)} if device else ()
         sent = (item for item, writer in inside.items() if writer not in world.ended or item in world.ledger.accepted)
-        there = [item for item in sent if item not in letters]
+        there = [item for item in sent if item not in letters and item not in channel.revived]
         assert len(there) <= maxsize, f"{len(there)} items are in a queue for {maxsize}: {there[:3]}"
 
 
