@@ -9,6 +9,7 @@ import statistics
 import subprocess
 import sys
 import time
+from tempfile import TemporaryDirectory
 
 from rich.console import Console
 from rich.table import Table
@@ -20,6 +21,28 @@ import os, sys, time, fiberq
 if {used}:
     fiberq.SimpleQueue().put(1, sync=True)
 sys.stdout.write(str(time.monotonic())); sys.stdout.flush()
+"""
+
+WORKER = """
+import multiprocessing, sys, time, fiberq
+
+def work(queue, told):
+    told.send(queue.get())
+
+def seconds(queue):
+    queue.put(7)
+    here, there = multiprocessing.get_context("spawn").Pipe(duplex=False)
+    start = time.perf_counter()
+    process = multiprocessing.get_context("spawn").Process(target=work, args=(queue, there))
+    process.start()
+    here.recv()
+    took = time.perf_counter() - start
+    process.join()
+    return took
+
+if __name__ == "__main__":
+    other = seconds(multiprocessing.get_context("spawn").SimpleQueue())
+    print(seconds(fiberq.SimpleQueue()) - other)
 """
 
 
@@ -37,6 +60,15 @@ def said(code: str, environment: dict[str, str]) -> float:
     )
 
 
+def worker(directory: str, environment: dict[str, str]) -> float:
+    """Seconds by which a worker that is spawned, and gets an item, is later than with `multiprocessing`'s queue."""
+    path = os.path.join(directory, "program.py")
+    with open(path, "w") as file:
+        file.write(WORKER)
+    done = subprocess.run([sys.executable, path], check=True, env=environment, stdout=subprocess.PIPE)
+    return float(done.stdout)
+
+
 def ending(used: bool, environment: dict[str, str]) -> float:
     """Seconds from a program's last statement to its end."""
     return -said(EXIT.format(used=used), environment) + time.monotonic()
@@ -44,7 +76,7 @@ def ending(used: bool, environment: dict[str, str]) -> float:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--transports", nargs="+", default=["zmq", "nng"])
+    parser.add_argument("--transports", nargs="+", default=["zmq", "nng", "stream"])
     parser.add_argument("--repetitions", type=int, default=20)
     options = parser.parse_args()
     table = Table(title=f"Python {platform.python_version()}, median of {options.repetitions}", title_justify="left")
@@ -59,6 +91,9 @@ def main() -> int:
     for transport in options.transports:
         environment = {**os.environ, "FIBERQ_TRANSPORT": transport}
         row(f"the first queue, {transport}", [said(FIRST, environment) for _ in times])
+        with TemporaryDirectory() as directory:
+            name = f"a worker's first item, beyond that with multiprocessing, {transport}"
+            row(name, [worker(directory, environment) for _ in times])
         ends = [ending(True, environment) - ending(False, environment) for _ in times]
         row(f"what a queue adds to the program's exit, {transport}", ends)
     Console(width=110).print(table)
