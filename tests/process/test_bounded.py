@@ -426,6 +426,23 @@ print(time.monotonic() - started < 5, flush=True)
     running.wait()
 
 
+@pytest.mark.parametrize("most", [1 << 33, 1 << 70])
+def test_a_node_that_may_hold_very_much(transport: str, program: type[Program], most: int) -> None:
+    running = program(
+        f"""
+from fiberq import Queue, config
+config.max_bytes = {most}
+config.shared_memory = False
+with Queue() as q:
+    q.put(bytes(3_000_000))
+    print(len(q.get(timeout=20)))
+""",
+        FIBERQ_TRANSPORT=transport,
+    )
+    assert running.read() == "3000000"
+    running.wait()
+
+
 def test_a_fork_leaves_the_sockets_of_the_program_as_they_are() -> None:
     left, right = socket.socketpair()
     with Queue() as q, left, right:

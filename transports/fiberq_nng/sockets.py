@@ -40,6 +40,8 @@ _SEND_QUEUE_MAX = 8192  # NNG's limit; it drains into one queue of 64 for each p
 _STALLED = 5.0  # seconds
 _LONGEST_WAIT = 86_400.0  # seconds: `poll` counts milliseconds in 32 bits
 _NEVER = 0x7FFFFFFF  # milliseconds
+_MOST = 0xFFFFFFFF  # bytes: NNG takes no higher limit for a message
+_UNLIMITED = 0
 _NOWHERE: Endpoint = ("", 0)
 _IN, _IN6 = 3, 4  # NNG_AF_INET, NNG_AF_INET6
 _NONBLOCK, _AGAIN, _CLOSED = 2, 8, 7  # NNG_FLAG_NONBLOCK, NNG_EAGAIN, NNG_ECLOSED: part of NNG's ABI
@@ -232,7 +234,8 @@ class NngServer(_Socket, ServerSocket):
         credentials = self._credentials_for(address, target.scheme)
         if target.scheme == "tcp":
             self._native.watch(self._sock)
-        self._native.check(self._lib.nng_socket_set_size(self._sock, b"recv-size-max", self.max_message))
+        most = self.max_message if self.max_message <= _MOST else _UNLIMITED
+        self._native.check(self._lib.nng_socket_set_size(self._sock, b"recv-size-max", most))
         cell = self._ffi.new("nng_listener *")
         code = self._lib.nng_listener_create(cell, self._sock, target.url(encrypted=credentials is not None))
         if code == 0 and credentials is not None:

@@ -12,6 +12,7 @@ import errno
 import os
 import socket
 import stat
+import sys
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import suppress
 from math import inf
@@ -112,7 +113,7 @@ class ZmqServer(Base, ServerSocket):
             if scheme == "ipc":
                 _check_free(address, rest)
             self._socket.set(zmq.IPV6, int(rest.startswith("[")))
-            self._socket.set(zmq.MAXMSGSIZE, self.max_message)
+            self._socket.set(zmq.MAXMSGSIZE, min(self.max_message, sys.maxsize))
             try:
                 self._socket.bind(address)
             except zmq.ZMQError as error:
