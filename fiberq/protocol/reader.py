@@ -84,6 +84,7 @@ class Reader:
         self._told_waiting = 0  # callers that, as the node sees it, still wait
         self._told_started = 0  # it takes the items below this for started
         self._eager = False  # the node waits for news of what it delivered: it is delivered alone
+        self._bulky = False  # large items come: the node sends only so many bytes before it hears of their end
         self.others = False  # other processes read, too
         self.owes = False  # nobody has received what was sent because one polls or listens: who takes it must tell
         self._told_held: Sequence[tuple[int, int]] = ()  # the newest report said that these are held
@@ -103,6 +104,7 @@ class Reader:
         if first < self._next:
             raise ProtocolError("the node delivers an item twice")
         self._eager = deliveries > 0
+        self._bulky = not items.lengths
         if deliveries:
             count = len(items.lengths) or len(items.elsewhere) or 1
             self.earlier.update(dict.fromkeys(range(first, first + count), deliveries))
@@ -120,6 +122,8 @@ class Reader:
         if self.listening and begun < self._next - first and not self.kind.keeps:
             self._owe()
         self.low = len(self.ready) + 1 if self.owes else self._ahead // 2
+        if self._bulky and self.kind.pushed:
+            self.low = len(self.ready) // 2 + 1
         self._told_waiting -= begun
         self._told_started = max(self._told_started, first + begun)
         if begun > self.waiting:
@@ -379,7 +383,7 @@ class Reader:
     def _ask_pushed(self, session: Session, now: float) -> None:
         """A push reader's credit is renewed by halves; what it has finished is told when it is slow, or at a lull."""
         renews = self._limit <= self._next + PUSH_WINDOW // 2
-        if renews or self._eager or self._slow or now > self.fresh_until + PROGRESS:
+        if renews or self._eager or self._slow or self._bulky or now > self.fresh_until + PROGRESS:
             self._limit = self._next + PUSH_WINDOW
             self._report(session, now)
         elif self._used > self._reported or self._told_held:
