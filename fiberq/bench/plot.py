@@ -26,6 +26,7 @@ def plot(results: list[Result], directory: str) -> list[str]:
     import matplotlib
 
     matplotlib.use("Agg")
+    matplotlib.rcParams["axes.prop_cycle"] = matplotlib.cycler(color=matplotlib.colormaps["tab20"].colors)
     from matplotlib import pyplot
 
     os.makedirs(directory, exist_ok=True)
