@@ -228,6 +228,7 @@ class Channel:
         link, reader = self._link, self._reader
         if reader is not None and link is not None and reader.owner == (thread := get_ident()) and reader.ready:
             if monotonic() > reader.fresh_until:
+                reader.current = -1  # what this thread had is finished: let the report say so
                 link.refresh(reader)
             ready = reader.ready
             try:
