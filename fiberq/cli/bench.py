@@ -54,7 +54,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Measure and print; return 0, or 130 after Ctrl-C."""
+    """Measure and print; return 0, or 130 after Ctrl-C. Raises `BenchError` where something cannot be measured, when it
+    has printed the tables that are whole."""
     if arguments.plot:
         plot.check()
     arguments.node = arguments.node or config.node
@@ -82,6 +83,11 @@ def run(arguments: argparse.Namespace) -> int:
                 progress.update(bar, description=f"{case}: {contender.name}")
                 found.setdefault((case, contender.name), []).append(measure(case, contender, arguments.timeout))
                 progress.advance(bar)
+    except BenchError:
+        whole = {key: figures for key, figures in found.items() if key[0] != case}
+        if whole:
+            _tell(arguments, results(whole))
+        raise
     except KeyboardInterrupt:
         print("fiberq: interrupted", file=sys.stderr)
         return 130
