@@ -29,13 +29,21 @@ from fiberq.codec import (
     sending,
     unladen,
 )
-from fiberq.errors import ClosedError, ConnectionEnded, DirectionError, HandleError, NodeError, TransportError
+from fiberq.errors import (
+    ClosedError,
+    ConnectError,
+    ConnectionEnded,
+    DirectionError,
+    HandleError,
+    NodeError,
+    TransportError,
+)
 from fiberq.lifeline import SpawnLifeline
-from fiberq.link import MAX_GATHERED, Link
+from fiberq.link import Link
 from fiberq.links import connect, known
 from fiberq.protocol.kinds import Kind
 from fiberq.protocol.reader import Holder, Reader
-from fiberq.protocol.writer import SMALL, Item, Writer
+from fiberq.protocol.writer import MAX_GATHERED, SMALL, Item, Writer
 from fiberq.settings import config
 from fiberq.tree import Endpoint
 
@@ -434,7 +442,12 @@ class Channel:
         return link.error is None or self._recipe is None or not link.mourned()
 
     def _attach(self, ancestor: Link | None) -> Link:
-        link = connect(self.endpoint)
+        try:
+            link = connect(self.endpoint)
+        except ConnectError as error:
+            if ancestor is None or not ancestor.forked:
+                raise
+            raise NodeError(ancestor.gone(error)) from error  # as the link itself says, had it been a moment sooner
         inherits = ancestor is not None and ancestor.latest() is link
         if not inherits:
             self._hold(link)

@@ -383,14 +383,14 @@ class Driven(ABC):
         """The connection is gone. Where the node waits for us, the I/O thread makes another."""
         self._client.session.disconnect()
         if not self._grace or self._closed:
-            self._die(self._gone(error))
+            self._die(self.gone(error))
             return
         self._down = True
         self._pollers = []  # callers wait for the next connection, and do not look at this one
         self._wake_everybody()
 
-    def _gone(self, error: Exception) -> str:
-        """A node's memory is not durable."""
+    def gone(self, error: Exception) -> str:
+        """What to say of the node when it cannot be reached any more: its memory is not durable."""
         return f"the node at {self.endpoint.address} is gone, with its queues and the items in them ({error})"
 
     def _die(self, text: str, kind: type[NodeError] = NodeError) -> None:
@@ -505,7 +505,7 @@ class Driven(ABC):
                 known = isinstance(error, TransportError)
                 if not known or self._closed or now >= deadline or now - refused_since >= REFUSALS:
                     with self._lock:
-                        self._die(self._gone(error))
+                        self._die(self.gone(error))
                     return
             time.sleep(pause)
             pause = min(2 * pause, 0.1)

@@ -32,23 +32,13 @@ from fiberq.protocol.client import Request
 from fiberq.protocol.kinds import Kind
 from fiberq.protocol.reader import FRESH, Holder, Reader
 from fiberq.protocol.slots import Permits
-from fiberq.protocol.writer import SMALL, Item, Writer
+from fiberq.protocol.writer import MAX_GATHERED, SMALL, Item, Writer
 from fiberq.protocol.writer import size as size_of
 from fiberq.settings import config
 from fiberq.tree import Endpoint
 from fiberq.wakeup import Wakeup
 
 T = TypeVar("T")
-
-MAX_GATHERED: Final = 4096
-"""Small items that gather in a process before `put` waits."""
-
-MAX_GATHERED_BYTES: Final = 16 << 20
-"""Bytes of larger items that gather in a process before `put` waits."""
-
-MAX_UNDER_WAY: Final = 32
-"""Frames of one writer that are under way, because reports follow each other faster than the node takes in results,
-before `put` waits."""
 
 DOUBT: Final = 1.0
 """Seconds without an answer of the node after which `task_done` asks whether it still takes this process for alive."""
@@ -330,7 +320,7 @@ class Link(Driven):
         A caller that does not want to wait for a slot gets the node's answer all the same.
         """
         self.check_size(item)
-        if not (_has_room(writer) or self._wait_for_room(writer, deadline)):
+        if not (writer.has_room or self._wait_for_room(writer, deadline)):
             return False
         for flight in flights:
             if flight.link is not self:
@@ -391,7 +381,7 @@ class Link(Driven):
         `deadline`. Blocks as `put` does."""
         for start in range(0, len(items), MAX_GATHERED):
             some = items[start : start + MAX_GATHERED]
-            if not (_has_room(writer) or self._wait_for_room(writer, deadline)):
+            if not (writer.has_room or self._wait_for_room(writer, deadline)):
                 return start
             with self._lock:
                 self._check(writer)
@@ -415,7 +405,7 @@ class Link(Driven):
                 writer.items.pop()  # it was put after all that was there had been sent: each caller takes one back
                 self._check(writer)
             self._move(writer, time.monotonic())
-        if not _has_room(writer):
+        if not writer.has_room:
             self._wait_for_room(writer, None)
 
     def flush(self, writers: list[Writer] | None, timeout: float | None) -> bool:
@@ -439,7 +429,7 @@ class Link(Driven):
         def step(now: float) -> bool | None:
             self._check(None if writer.shut else writer)  # what is there by then is on its way
             self._client.pump(writer, now)
-            return writer.shut or _has_room(writer) or None
+            return writer.shut or writer.has_room or None
 
         return bool(self._until(step, writer, deadline))
 
@@ -822,7 +812,7 @@ class Link(Driven):
             now = time.monotonic()
             self._receive(now)
             permits = writer.permits
-            there_is = _has_room(writer) and (permits is None or permits.take())
+            there_is = writer.has_room and (permits is None or permits.take())
             if there_is:
                 if permits is not None:
                     permits.taken(self._client.session, now, waited)
@@ -1072,16 +1062,10 @@ def _granted(answer: dict[str, Any] | None) -> dict[str, Any]:
     return answer
 
 
-def _has_room(writer: Writer) -> bool:
-    if writer.overdrawn or len(writer.under_way) > MAX_UNDER_WAY:
-        return False
-    return len(writer.items) <= MAX_GATHERED and writer.bulk <= MAX_GATHERED_BYTES
-
-
 def _ready(target: object) -> bool:
     """Whether a reader has something, or a writer room for something; an end is that, too."""
     if isinstance(target, Reader):
         return bool(target.ready or target.ended)
     if isinstance(target, Writer):
-        return bool(target.ended or (_has_room(target) and (target.permits is None or target.permits.free)))
+        return bool(target.ended or (target.has_room and (target.permits is None or target.permits.free)))
     return False

@@ -33,6 +33,15 @@ SMALL: Final = 4096
 MAX_ITEMS: Final = 8192
 """Items in one frame."""
 
+MAX_GATHERED: Final = 4096
+"""Small items that gather in a process before `put` waits."""
+
+MAX_GATHERED_BYTES: Final = 16 << 20
+"""Bytes of larger items that gather in a process before `put` waits."""
+
+MAX_UNDER_WAY: Final = 32
+"""Frames of one writer that are under way, because reports follow each other faster than the node takes in results,
+before `put` waits."""
 
 MAX_SHARED: Final = 64
 """Items in shared memory that one frame refers to."""
@@ -65,7 +74,6 @@ class Writer:
     def pump(self, session: Session, now: float, urgent: bool = False, everything: bool = False) -> None:
         """Hand gathered items to the session while frames may leave; with `everything`, all of them."""
         under_way = self.under_way
-        self.look_at = now + LOOK
         while under_way and under_way[0] <= session.acknowledged:
             under_way.popleft()
         # `full` goes down before `items` is looked at: a thread that appends looks at `full` afterwards, so that one
@@ -82,6 +90,14 @@ class Writer:
             del self.items[:taken]
             self._enough = taken // 4
             self.full = len(under_way) >= UNDER_WAY
+        self.look_at = now + LOOK if self.has_room else 0.0
+
+    @property
+    def has_room(self) -> bool:
+        """Whether somebody may put, rather than wait."""
+        if self.overdrawn or len(self.under_way) > MAX_UNDER_WAY:
+            return False
+        return len(self.items) <= MAX_GATHERED and self.bulk <= MAX_GATHERED_BYTES
 
     def shut_down(self, session: Session, now: float, why: str = "shut") -> None:
         """Nothing more is put; what was put before is sent."""

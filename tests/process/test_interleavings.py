@@ -446,7 +446,7 @@ while time.monotonic() - since < 1:
     time.sleep(0.01)
 there = results._channel.attach().qsize(results._channel.number)  # without waiting until all that is put is there
 gathered = 4096 * 2000 + 2_000_000  # at most, with what was under way
-print(there * 2000 <= 2 * config.max_bytes + gathered, flush=True)
+print(there * 2000 <= config.max_bytes + gathered, flush=True)
 tasks.put(None)
 for _ in range(total):
     results.get(timeout=10)

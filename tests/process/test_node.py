@@ -203,6 +203,32 @@ os.kill(os.getpid(), 9)
     assert running.read(SECOND + 2 * NOISE) == "NodeError"
 
 
+def test_a_forked_child_is_told_that_the_node_ended_before_its_first_use(program: type[Program]) -> None:
+    running = program("""
+import os, time
+from fiberq import SimpleQueue, links
+q = SimpleQueue()
+q.put(1, sync=True)
+address = next(iter(links._links.values())).address.location
+assert os.path.exists(address)
+parent = os.getpid()
+if not os.fork():
+    deadline = time.monotonic() + 20
+    while os.getppid() == parent or os.path.exists(address):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    for _ in range(2):
+        try:
+            q.get(timeout=20)
+        except OSError as error:
+            print(type(error).__name__, "is gone, with its queues and the items in them" in str(error))
+    os._exit(0)
+os.kill(parent, 9)
+""")
+    running.wait(-9)
+    assert [running.read(SECOND + 2 * NOISE) for _ in range(2)] == ["NodeError True"] * 2
+
+
 def test_the_node_survives_control_c(program: type[Program]) -> None:
     running = program("""
 import sys, time

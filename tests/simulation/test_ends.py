@@ -18,7 +18,7 @@ from fiberq.protocol.pull import RECALL_AFTER, RECALL_PATIENCE
 from fiberq.protocol.reader import IDLE, Holder, Reader
 from fiberq.protocol.session import WINDOW, drain
 from fiberq.protocol.strangers import ASK_AGAIN
-from fiberq.protocol.writer import Writer
+from fiberq.protocol.writer import MAX_UNDER_WAY, Writer
 
 
 class Node:
@@ -279,6 +279,25 @@ def test_a_full_node_pauses_writers_and_lets_them_go_on() -> None:
     assert got == [b"0", b"1", b"2", b"3", b"4"]
     assert node.get(reader) is None
     assert not writer.writers[CHANNEL].paused
+
+
+def test_who_puts_waits_at_once_when_reports_have_sent_too_much() -> None:
+    """And not only when the next look is due: reports follow each other faster."""
+    node = Node("pull")
+    worker = node.client("worker", "rw")
+    writer = worker.writers[CHANNEL]
+    node.put(worker, b"0")
+    node.settle()
+    assert writer.has_room
+    assert writer.look_at > node.now
+    for number in range(MAX_UNDER_WAY + 1):
+        writer.items.append(b"%d" % number)
+        worker.about_lease(node.now, channel=CHANNEL, item=0, what="finish")  # what was put by then leaves before
+    assert not writer.has_room
+    assert writer.look_at == 0
+    node.settle()
+    assert writer.has_room
+    assert writer.look_at > node.now
 
 
 def lease(node: Node, client: Client) -> int:

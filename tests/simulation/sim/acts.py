@@ -6,7 +6,6 @@ from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Any, Final
 
 from fiberq.driven import LULL
-from fiberq.link import MAX_GATHERED, MAX_UNDER_WAY
 from fiberq.protocol.reader import FRESH, Holder, Reader
 from fiberq.protocol.slots import Permits
 from fiberq.protocol.writer import Item, Writer
@@ -268,9 +267,9 @@ class Grip:
     def put(self, item: Item, patience: float | None = None) -> Steps:
         """Return whether it was put; `None` if there was no room in time, `ENDED` if there never will be."""
         writer, process = self.writer, self.process
-        while not (writer.ended or _has_room(writer)):
+        while not (writer.ended or writer.has_room):
             self.client.pump(writer, process.now)
-            if _has_room(writer):
+            if writer.has_room:
                 break
             yield None
         if writer.ended:
@@ -318,9 +317,3 @@ class Grip:
             return
         self.client.release(self.number, side, self.process.now)
         yield from self.process.arrived(self.session.last)
-
-
-def _has_room(writer: Writer) -> bool:
-    if writer.overdrawn or len(writer.under_way) > MAX_UNDER_WAY:
-        return False
-    return len(writer.items) <= MAX_GATHERED
