@@ -8,7 +8,9 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Iterator
-from pickle import dumps, loads
+from marshal import dumps as marshal
+from marshal import loads as unmarshal
+from pickle import loads
 from threading import RLock, Thread, get_ident
 from time import monotonic
 from typing import Any, NamedTuple, cast
@@ -16,11 +18,14 @@ from typing import Any, NamedTuple, cast
 from fiberq import aio
 from fiberq.abc import Buffer
 from fiberq.codec import (
+    FORMAT,
+    MARSHALLED,
     PICKLE,
     SIMPLE,
     Flight,
     Laden,
     decode,
+    decode_all,
     decode_bytes,
     encode,
     encode_all,
@@ -44,6 +49,7 @@ from fiberq.links import connect, known
 from fiberq.protocol.kinds import Kind
 from fiberq.protocol.reader import Holder, Reader
 from fiberq.protocol.writer import MAX_GATHERED, SMALL, Item, Writer
+from fiberq.protocol.writer import size as size_of
 from fiberq.settings import config
 from fiberq.tree import Endpoint
 
@@ -152,7 +158,7 @@ class Channel:
 
     def put(self, obj: object, sync: bool = False, timeout: float | None = None) -> bool:
         """Put an object; return whether a bounded queue had room for it within `timeout` seconds."""
-        item = dumps(obj, 5) if type(obj) in SIMPLE else encode(obj)
+        item = marshal(obj, FORMAT) if type(obj) in SIMPLE else encode(obj)  # type: ignore[arg-type]
         writer = self._writer
         if writer is None or writer.permits is not None:
             return self._put(item, sync, timeout)
@@ -200,17 +206,16 @@ class Channel:
 
     def put_many(self, objs: Iterable[object], timeout: float | None = None) -> int:
         """Put objects, all of which are pickled first; return how many a bounded queue had room for in `timeout`."""
-        items = encode_all(list(objs))
+        items, longest = encode_all(list(objs))
         deadline = _deadline(timeout)
         link = self._attach_by(deadline)
         if link is None:
             return 0
         writer = self._attached_writer(link)
-        small = set(map(type, items)) == {bytes} and max(map(len, items)) < SMALL
-        for item in items if not small else [max(items, key=len)]:
-            link.check_size(unladen(item)[0])
-        if writer.permits is None and (small or set(map(type, items)) == {bytes}):
-            return link.put_all(writer, cast("list[bytes]", items), deadline, small)
+        for size in (size_of(unladen(item)[0]) for item in items) if longest is None else (longest,):
+            link.check_size(size)
+        if writer.permits is None and longest is not None:
+            return link.put_all(writer, cast("list[bytes]", items), deadline, small=longest < SMALL)
         for number, each in enumerate(items):
             if timeout is not None or not self._gather(link, writer, each):
                 item, flights = unladen(each)
@@ -223,7 +228,7 @@ class Channel:
         """As `put`; while there is no room, other coroutines run."""
         item, flights = unladen(encode(obj))
         link = self.attach()
-        link.check_size(item)
+        link.check_size(size_of(item))
         await aio.put(link, self._attached_writer(link), _own(link.share(item)), flights)
 
     async def aget(self) -> Any:
@@ -251,7 +256,12 @@ class Channel:
                     link.keep(reader, thread, number)
                 if len(ready) < reader.low:
                     link.ask_ahead(reader)
-                return loads(item) if type(item) is bytes and item[0] == PICKLE else decode(item)
+                if type(item) is bytes:
+                    if item[0] in MARSHALLED:
+                        return unmarshal(item)
+                    if item[0] == PICKLE:
+                        return loads(item)
+                return decode(item)
         deadline = _deadline(timeout)
         link = self._attach_by(deadline)
         taken = None if link is None else link.take(self._attached_reader(link), deadline)
@@ -269,8 +279,7 @@ class Channel:
             return []
         objects, items = [decode(item)], link.take_more(reader, most - 1) if most > 1 else []
         try:
-            for item in items:
-                objects.append(loads(item) if type(item) is bytes and item[0] == PICKLE else decode(item))
+            decode_all(items, objects)
         except BaseException:  # it is for the next call to raise, which has nothing else to return
             link.untake(reader, items[len(objects) - 1 :])
         return objects

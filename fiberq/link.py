@@ -111,7 +111,7 @@ class Link(Driven):
         """`item`, in shared memory if it is large, and the node takes that. Raises `ItemError` as `check_size`."""
         if type(item) is not tuple or self._near is None:
             return item
-        self.check_size(item)
+        self.check_size(size_of(item))
         near = self._near.answer is not None and self._near.answer.get("near")
         return (near and self._pool.share(item, time.monotonic())) or item
 
@@ -319,7 +319,7 @@ class Link(Driven):
 
         A caller that does not want to wait for a slot gets the node's answer all the same.
         """
-        self.check_size(item)
+        self.check_size(size_of(item))
         if not (writer.has_room or self._wait_for_room(writer, deadline)):
             return False
         for flight in flights:
@@ -391,9 +391,8 @@ class Link(Driven):
                 self._move(writer, time.monotonic())
         return len(items)
 
-    def check_size(self, item: Item) -> None:
-        """Raise `ItemError` if `item` has more bytes than the node takes."""
-        size = size_of(item)
+    def check_size(self, size: int) -> None:
+        """Raise `ItemError` if an item of `size` bytes is larger than the node takes."""
         if size > self._client.max_bytes:
             raise ItemError(f"an item of {size} bytes cannot be put: the node holds {self._client.max_bytes} bytes")
 

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Container, Hashable, Sequence
 from contextlib import suppress
 from functools import partial
+from itertools import repeat, starmap
 from typing import Any, Final
 
 from fiberq.abc import Buffer
@@ -199,9 +200,8 @@ class Reader:
         if self.owner is not None:
             self._disown()
         taken: list[tuple[int, Buffer | Sequence[Buffer]]] = []
-        with suppress(IndexError):
-            while len(taken) < most:
-                taken.append(self.ready.popleft())
+        with suppress(IndexError):  # what was there before is in the list by then
+            taken.extend(starmap(self.ready.popleft, repeat((), most)))
         if taken:
             self._hold(caller, [number for number, _ in taken])
         return [item for _, item in taken]

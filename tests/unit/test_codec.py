@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pickle
 import threading
+from http import HTTPStatus
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fiberq.codec import LARGE, decode, decode_bytes, encode, encode_bytes, is_shared
+from fiberq.codec import LARGE, decode, decode_all, decode_bytes, encode, encode_all, encode_bytes, is_shared
 from fiberq.errors import ItemError
 from fiberq.protocol.writer import size
 
@@ -27,6 +28,63 @@ def test_an_object_comes_back_as_it_was(obj: Any) -> None:
     back = decode(encode(obj))
     assert back == obj
     assert type(back) is type(obj)
+
+
+@pytest.mark.parametrize(
+    ("obj", "item"),
+    [
+        (None, b"N"),
+        (True, b"T"),
+        (False, b"F"),
+        (-2, b"i\xfe\xff\xff\xff"),
+        (1 << 40, b"l\x03\x00\x00\x00\x00\x00\x00\x04"),
+        (0.5, b"g\x00\x00\x00\x00\x00\x00\xe0?"),
+        ("h\xe9\ud800", b"u\x06\x00\x00\x00h\xc3\xa9\xed\xa0\x80"),
+    ],
+)
+def test_numbers_and_texts_are_the_same_bytes_in_every_version_of_python(obj: object, item: bytes) -> None:
+    """Processes that run different ones share queues."""
+    assert encode(obj) == item
+    back = decode(item)
+    assert back == obj
+    assert type(back) is type(obj)
+    assert pickle.loads(decode_bytes(item)) == obj
+
+
+@pytest.mark.parametrize("obj", ["x" * LARGE, 1 << 8 * LARGE], ids=["text", "number"])
+def test_a_text_or_a_number_may_be_large(obj: object) -> None:
+    assert decode(encode(obj)) == obj
+    items, longest = encode_all([obj, 1])
+    assert longest is None
+    assert [decode(item) for item in items] == [obj, 1]
+
+
+def test_a_subclass_of_a_number_is_not_taken_for_one() -> None:
+    for obj in (HTTPStatus.OK, numpy.float64(0.5), numpy.bool_(True)):
+        back = decode(encode(obj))
+        assert back == obj
+        assert type(back) is type(obj)
+
+
+@pytest.mark.parametrize(
+    "objs", [[], [1, 2.5, None, "text"], [{"a": 1}, (2,)], [b"raw", 1, {"a": 1}], [b"x" * LARGE, 1]]
+)
+def test_many_objects_come_back_as_they_were(objs: list[Any]) -> None:
+    items, longest = encode_all(objs)
+    assert items == [encode(obj) for obj in objs]
+    assert longest == (None if any(type(item) is not bytes for item in items) else max(map(len, items), default=0))
+    back: list[Any] = []
+    decode_all(items, back)
+    assert back == objs
+
+
+@pytest.mark.parametrize("wrong", [b"\x80\x05X", b"i\xfe"])
+@pytest.mark.parametrize("others", [encode(1), encode({"a": 1}), encode(b"raw")])
+def test_what_comes_before_an_item_that_cannot_be_read_is_there(wrong: bytes, others: bytes) -> None:
+    back: list[Any] = []
+    with pytest.raises((pickle.UnpicklingError, EOFError)):
+        decode_all([others, others, wrong, others], back)
+    assert back == [decode(others)] * 2
 
 
 @pytest.mark.parametrize("length", [0, 1, LARGE - 1, LARGE, 10 * LARGE])
