@@ -37,7 +37,7 @@ def test_an_object_comes_back_as_it_was(obj: Any) -> None:
         (True, b"T"),
         (False, b"F"),
         (-2, b"i\xfe\xff\xff\xff"),
-        (1 << 40, b"l\x03\x00\x00\x00\x00\x00\x00\x04"),
+        (1 << 40, b"l\x03\x00\x00\x00\x00\x00\x00\x00\x00\x04"),
         (0.5, b"g\x00\x00\x00\x00\x00\x00\xe0?"),
         ("h\xe9\ud800", b"u\x06\x00\x00\x00h\xc3\xa9\xed\xa0\x80"),
     ],
