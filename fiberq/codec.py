@@ -106,18 +106,15 @@ def encode(obj: object) -> Item | Laden:
         assert isinstance(obj, bytes)
         return RAW + obj if len(obj) < LARGE else (RAW, obj)
     raws = _Raws()
-    error = None
-    plain = not (_registry.users if len(_registry.reducers) == _registry.known else _registry.look())
-    if plain:
-        try:
-            data = _dumps(obj, 5, buffer_callback=raws)
-        except Exception as raised:
-            error = raised
+    if len(_registry.reducers) != _registry.plain and not _registry.look():
+        return _encode_with_care(obj, raws, None)
+    try:
+        data = _dumps(obj, 5, buffer_callback=raws)
+    except Exception as error:
+        return _encode_with_care(obj, raws, error)
     # `in` takes four times as long as `find`, but for a single byte.
-    if not plain or error is not None or (_GLOBAL in data and (data.find(_CONNECTION) >= 0 or data.find(_HANDLE) >= 0)):
-        data, flights = _pickle_with_care(obj, raws, error)
-        if flights:
-            return Laden((data, *raws) if raws or len(data) >= LARGE else data, flights)
+    if _GLOBAL in data and (data.find(_CONNECTION) >= 0 or data.find(_HANDLE) >= 0):
+        return _encode_with_care(obj, raws, None)
     return (data, *raws) if raws or len(data) >= LARGE else data
 
 
@@ -192,34 +189,36 @@ def is_shared(item: Item) -> bool:
 
 
 class _Registry:
-    """What is registered with multiprocessing's pickler: `known` reducers when last looked, some of the `users`."""
+    """What is registered with multiprocessing's pickler: as long as there are `plain` reducers, none of the users'."""
 
     def __init__(self) -> None:
         self.reducers: dict[type, Callable[..., Any]] = {}
-        self.known = -1
-        self.users = False
+        self.plain = -1
 
     def look(self) -> bool:
+        """Whether there are only multiprocessing's own."""
         from multiprocessing.reduction import ForkingPickler
 
         self.reducers = ForkingPickler._extra_reducers  # type: ignore[attr-defined]
-        self.known = len(self.reducers)
+        count = len(self.reducers)
         modules = [str(getattr(each, "__module__", "")) for each in list(self.reducers.values())]
-        self.users = any(each.partition(".")[0] != "multiprocessing" for each in modules)
-        return self.users
+        self.plain = count if all(each.partition(".")[0] == "multiprocessing" for each in modules) else -1
+        return self.plain == count
 
 
 _registry = _Registry()
 
 
-def _pickle_with_care(obj: object, raws: _Raws, error: Exception | None) -> tuple[bytes, list[Flight]]:
-    """Pickle what plain pickle cannot, or gets wrong; and return the handles in it, too."""
+def _encode_with_care(obj: object, raws: _Raws, error: Exception | None) -> Item | Laden:
+    """As `encode`, for what plain pickle cannot do, or gets wrong; and for what may have handles in it."""
     flights: list[Flight] = []
     sending.flights = flights
     try:
-        return _pickle_otherwise(obj, raws, error), flights
+        data = _pickle_otherwise(obj, raws, error)
     finally:
         sending.flights = None
+    item = (data, *raws) if raws or len(data) >= LARGE else data
+    return Laden(item, flights) if flights else item
 
 
 def _pickle_otherwise(obj: object, raws: _Raws, first: Exception | None) -> bytes:

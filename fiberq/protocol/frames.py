@@ -68,8 +68,9 @@ _WANT: Final = Struct("<QQIH")
 _GRANT: Final = Struct("<Q")
 _SURVEY: Final = Struct("<Q")
 
-MAX_FRAME: Final = 60_000
-"""Bytes of small items that go into one frame. Below 64 KiB transports copy, which is faster there than sharing."""
+MAX_FRAME: Final = 120_000
+"""Bytes of small items that go into one frame. With half as many, items of 100 bytes cost up to 9 % more; with twice as
+many, no less."""
 
 MAX_JSON: Final = 1 << 20
 """Bytes of a hello or a request: what is read from them may take thirty times as much, for a moment."""

@@ -7,7 +7,9 @@ that has gathered since.
 from __future__ import annotations
 
 from array import array
+from bisect import bisect_right
 from collections import deque
+from itertools import accumulate
 from typing import Any, Final, TypeAlias
 
 from fiberq.abc import Buffer
@@ -39,7 +41,7 @@ MAX_GATHERED: Final = 4096
 MAX_GATHERED_BYTES: Final = 16 << 20
 """Bytes of larger items that gather in a process before `put` waits."""
 
-MAX_UNDER_WAY: Final = 32
+MAX_UNDER_WAY: Final = 16
 """Frames of one writer that are under way, because reports follow each other faster than the node takes in results,
 before `put` waits."""
 
@@ -65,6 +67,7 @@ class Writer:
         self.bulk = 0  # bytes of the gathered items that are not small
         self.full = False  # items only gather now
         self._enough = 0  # while frames are under way, so many items make another: in a stream a small one is waste
+        self._most = MAX_ITEMS  # so many items the next frame may have: not many more than it has room for
         self.look_at = 0.0  # when, at the latest, one who puts is to look whether gathered items can leave
         self.lingers = True  # the end of the process waits until all was accepted
         self.paused = False  # the node has no room for more of this
@@ -128,16 +131,13 @@ class Writer:
                 item.sent = True
                 shared.append(item)
             return Frame(PUT, self.channel, pack_references(shared)), len(shared)
-        small: list[Any] = self.items[:MAX_ITEMS]
+        small: list[Any] = self.items[: self._most]
         if len(set(map(type, small))) > 1:
             del small[next(index for index, item in enumerate(small) if type(item) is not bytes) :]
         lengths = array("I", map(len, small))
+        self._most = MAX_ITEMS
         if sum(lengths) > MAX_FRAME:
-            size = taken = 0
-            for length in lengths:
-                size += length
-                if size > MAX_FRAME and taken:
-                    break
-                taken += 1
-            del small[taken:], lengths[taken:]
+            fit = max(1, bisect_right(list(accumulate(lengths)), MAX_FRAME))
+            del small[fit:], lengths[fit:]
+            self._most = min(2 * fit, MAX_ITEMS)
         return Frame(PUT, self.channel, pack_items(lengths.tobytes(), small)), len(small)
