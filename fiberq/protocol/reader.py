@@ -29,6 +29,10 @@ HORIZON: Final = 0.004
 """Seconds of work that a reader asks for ahead, or twice the round trip, where that is longer; slower work than this
 per item is not asked for ahead at all."""
 
+MEMORY: Final = 0.9
+"""What a measurement of the callers' speed counts for after the next one. With the newest alone, where one task in ten
+takes long, what is asked for ahead sits behind it."""
+
 MAX_AHEAD: Final = 4096
 """Items that a pull reader asks for ahead."""
 
@@ -94,6 +98,8 @@ class Reader:
         self._prune_at = 64  # entries of `earlier`
         self._ahead = PUSH_WINDOW if kind.pushed else 1  # how many items it asks for
         self._slow = False  # items take so long that each end is told at once
+        self._spent = 0.0  # seconds that callers took lately,
+        self._spent_on = 0.0  # and for how many items
         self._measured_at = 0.0
         self._measured_from = 0
 
@@ -373,11 +379,14 @@ class Reader:
     def _adapt(self, session: Session, now: float) -> None:
         used = self._used - self._measured_from
         if used > 0:
-            each = max((now - self._measured_at) / used, 1e-7)
-            self._slow = each >= PROGRESS
+            spent = max(now - self._measured_at, 1e-7 * used)
+            self._slow = spent / used >= PROGRESS
             if not self.kind.pushed:
+                self._spent = MEMORY * self._spent + spent
+                self._spent_on = MEMORY * self._spent_on + used
                 horizon = max(HORIZON, 2 * session.round_trip)
-                self._ahead = max(1, min(int(horizon / each), 2 * self._ahead, MAX_AHEAD))
+                fitting = int(horizon * self._spent_on / self._spent)
+                self._ahead = max(1, min(fitting, 2 * self._ahead, MAX_AHEAD))
             self._measured_at, self._measured_from = now, self._used
 
     def _ask_pushed(self, session: Session, now: float) -> None:
