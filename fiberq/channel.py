@@ -280,8 +280,11 @@ class Channel:
         objects, items = [decode(item)], link.take_more(reader, most - 1) if most > 1 else []
         try:
             decode_all(items, objects)
-        except BaseException:  # it is for the next call to raise, which has nothing else to return
+        except Exception:  # it is for the next call to raise, which has nothing else to return
             link.untake(reader, items[len(objects) - 1 :])
+        except BaseException:  # Ctrl-C, say: the caller gets none of them
+            link.untake(reader, items)
+            raise
         return objects
 
     def take_lease(self, holder: Holder, timeout: float | None, duration: float | None) -> tuple[int, int, Any] | None:
@@ -454,7 +457,7 @@ class Channel:
         try:
             link = connect(self.endpoint)
         except ConnectError as error:
-            if ancestor is None or not ancestor.forked:
+            if ancestor is None or not ancestor.forked or ancestor.grace:
                 raise
             raise NodeError(ancestor.gone(error)) from error  # as the link itself says, had it been a moment sooner
         inherits = ancestor is not None and ancestor.latest() is link

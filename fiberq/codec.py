@@ -93,20 +93,21 @@ _unmarshal = marshal.loads
 _first: Callable[[Any], int] = itemgetter(0)
 SIMPLE: Final = frozenset({int, float, bool, type(None)})
 """Types whose marshalled form is the item, without a second thought."""
-_MARSHALS: Final = SIMPLE | {str}
 
 
 def encode(obj: object) -> Item | Laden:
     """Return the item for `obj`. Raises `ItemError`, which names the cause, if it cannot be pickled."""
     kind = type(obj)
-    if kind in _MARSHALS:
+    if kind in SIMPLE or (kind is str and len(obj) < LARGE):  # type: ignore[arg-type]
         data = _marshal(obj, FORMAT)  # type: ignore[arg-type]
         return data if len(data) < LARGE else (_dumps(obj, 5),)
+    if kind is str:
+        return (_dumps(obj, 5),)
     if kind is bytes:
         assert isinstance(obj, bytes)
         return RAW + obj if len(obj) < LARGE else (RAW, obj)
     raws = _Raws()
-    if len(_registry.reducers) != _registry.plain and not _registry.look():
+    if _registry.users if len(_registry.reducers) == _registry.known else _registry.look():
         return _encode_with_care(obj, raws, None)
     try:
         data = _dumps(obj, 5, buffer_callback=raws)
@@ -120,7 +121,7 @@ def encode(obj: object) -> Item | Laden:
 
 def encode_all(objs: Sequence[object]) -> tuple[Sequence[Item | Laden], int | None]:
     """As `encode`, for each; and how many bytes the longest has, if all items are bytes."""
-    if _MARSHALS.issuperset(map(type, objs)):
+    if SIMPLE.issuperset(map(type, objs)):
         data = list(map(_marshal, objs, repeat(FORMAT)))  # type: ignore[arg-type]
         longest = max(map(len, data), default=0)
         if longest < LARGE:
@@ -189,21 +190,22 @@ def is_shared(item: Item) -> bool:
 
 
 class _Registry:
-    """What is registered with multiprocessing's pickler: as long as there are `plain` reducers, none of the users'."""
+    """What is registered with multiprocessing's pickler: `known` reducers when last looked, some of the `users`."""
 
     def __init__(self) -> None:
         self.reducers: dict[type, Callable[..., Any]] = {}
-        self.plain = -1
+        self.known = -1
+        self.users = False
 
     def look(self) -> bool:
-        """Whether there are only multiprocessing's own."""
+        """Whether there are some of the users."""
         from multiprocessing.reduction import ForkingPickler
 
         self.reducers = ForkingPickler._extra_reducers  # type: ignore[attr-defined]
-        count = len(self.reducers)
+        self.known = len(self.reducers)
         modules = [str(getattr(each, "__module__", "")) for each in list(self.reducers.values())]
-        self.plain = count if all(each.partition(".")[0] == "multiprocessing" for each in modules) else -1
-        return self.plain == count
+        self.users = any(each.partition(".")[0] != "multiprocessing" for each in modules)
+        return self.users
 
 
 _registry = _Registry()

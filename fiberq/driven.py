@@ -103,9 +103,9 @@ class Driven(ABC):
         self._took = 0.0  # seconds that it took to connect
         self._transport = transport
         self._lock = ShieldedLock()
-        self._grace = self.address.scheme != "ipc"
+        self.grace = self.address.scheme != "ipc"  # who is away may come back: it is not known to be dead
         self._credentials, token = _split(endpoint.key)
-        self._client = Client(os.urandom(16).hex(), self._grace, token)
+        self._client = Client(os.urandom(16).hex(), self.grace, token)
         self._driver: _Driver | None = None  # the caller that drives
         self._io_drives = False
         self._polling: list[_Driver] = []  # who polls: the driver, and who was taken for stopped
@@ -382,7 +382,7 @@ class Driven(ABC):
     def _lose(self, error: Exception) -> None:
         """The connection is gone. Where the node waits for us, the I/O thread makes another."""
         self._client.session.disconnect()
-        if not self._grace or self._closed:
+        if not self.grace or self._closed:
             self._die(self.gone(error))
             return
         self._down = True
@@ -450,7 +450,7 @@ class Driven(ABC):
         made again, for `REFUSALS` seconds."""
         now = time.monotonic()
         deadline = now + config.connect_timeout
-        refused = min(now + REFUSALS, deadline) if self._grace else now
+        refused = min(now + REFUSALS, deadline) if self.grace else now
         while True:
             try:
                 self._socket = self._connect(max(0.0, deadline - time.monotonic()))
@@ -492,7 +492,7 @@ class Driven(ABC):
         pause = RETRY
         while True:
             longest = max(0.05, deadline - began)
-            if self._grace:
+            if self.grace:
                 # A packet that is lost is sent again after 1 s at first: the node's grace may be over by then.
                 longest = min(longest, max(ATTEMPT, 3 * self._took, (began - lost_at) / 2))
             try:

@@ -359,10 +359,7 @@ class Link(Driven):
         for flight in flights:
             if flight.link is self:
                 self._announce(flight.token, flight.holds, writer.channel, now)
-        writer.items.append(item)
-        size = size_of(item)
-        if size >= SMALL:
-            writer.bulk += size
+        writer.add(item)
         if writer.full and now < writer.look_at:
             self._io_needed(writer)
         else:

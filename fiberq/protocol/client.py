@@ -291,8 +291,5 @@ class Client:
         if code in ("unread", "gone"):
             self.over[frame.channel] = code
         if writer is not None and code in ("unread", "gone"):
-            writer.ended = code
-            writer.items.clear()
-            writer.under_way.clear()
-            writer.full = False  # the next put looks closer
+            writer.end(code)
             self.changed.append(writer)

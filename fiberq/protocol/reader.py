@@ -33,6 +33,9 @@ MEMORY: Final = 0.9
 """What a measurement of the callers' speed counts for after the next one. With the newest alone, where one task in ten
 takes long, what is asked for ahead sits behind it."""
 
+SLOWEST: Final = 10
+"""Times `HORIZON` that an item counts for at most: what took long, or nobody came for, is not remembered for long."""
+
 MAX_AHEAD: Final = 4096
 """Items that a pull reader asks for ahead."""
 
@@ -146,6 +149,7 @@ class Reader:
                 numbers.append(self.ready.pop()[0])
             except IndexError:
                 break
+        self._measured_from += len(numbers)  # those were not used
         self._limit = self._next + self._needs
         self.low = 0
         self.owes = False
@@ -379,13 +383,13 @@ class Reader:
     def _adapt(self, session: Session, now: float) -> None:
         used = self._used - self._measured_from
         if used > 0:
-            spent = max(now - self._measured_at, 1e-7 * used)
-            self._slow = spent / used >= PROGRESS
+            each = max((now - self._measured_at) / used, 1e-7)
+            self._slow = each >= PROGRESS
             if not self.kind.pushed:
-                self._spent = MEMORY * self._spent + spent
-                self._spent_on = MEMORY * self._spent_on + used
                 horizon = max(HORIZON, 2 * session.round_trip)
-                fitting = int(horizon * self._spent_on / self._spent)
+                self._spent = MEMORY * self._spent + used * min(each, SLOWEST * horizon)
+                self._spent_on = MEMORY * self._spent_on + used
+                fitting = int(horizon / max(each, self._spent / self._spent_on))
                 self._ahead = max(1, min(fitting, 2 * self._ahead, MAX_AHEAD))
             self._measured_at, self._measured_from = now, self._used
 

@@ -38,8 +38,8 @@ MAX_ITEMS: Final = 8192
 MAX_GATHERED: Final = 4096
 """Small items that gather in a process before `put` waits."""
 
-MAX_GATHERED_BYTES: Final = 16 << 20
-"""Bytes of larger items that gather in a process before `put` waits."""
+MAX_BULK: Final = 16 << 20
+"""Bytes of larger items that a process has put, and the node has not accepted, before `put` waits."""
 
 MAX_UNDER_WAY: Final = 16
 """Frames of one writer that are under way, because reports follow each other faster than the node takes in results,
@@ -57,14 +57,15 @@ def size(item: Item) -> int:
 
 
 class Writer:
-    """`items` may be appended to by any thread at any time; all else is called by one at a time."""
+    """Small items may be appended to `items` by any thread at any time; all else is called by one at a time."""
 
     def __init__(self, channel: int, kind: Kind) -> None:
         self.channel = channel
         self.permits = Permits(channel) if kind.maxsize else None
         self.items: list[Item] = []  # gathered
         self.under_way: deque[int] = deque()  # the numbers of frames that were unacknowledged when last looked at
-        self.bulk = 0  # bytes of the gathered items that are not small
+        self.bulk = 0  # bytes of the items that are not small, gathered or under way
+        self._bulks: deque[int] = deque()  # what of it each frame under way has
         self.full = False  # items only gather now
         self._enough = 0  # while frames are under way, so many items make another: in a stream a small one is waste
         self._most = MAX_ITEMS  # so many items the next frame may have: not many more than it has room for
@@ -74,11 +75,20 @@ class Writer:
         self.overdrawn = False  # and got some all the same: a result has to leave before the end of its task is told
         self.ended: str | None = None  # why nothing can be put any more
 
+    def add(self, item: Item) -> None:
+        """Let an item gather."""
+        self.items.append(item)
+        bytes_of_it = size(item)
+        if bytes_of_it >= SMALL:
+            self.bulk += bytes_of_it
+
     def pump(self, session: Session, now: float, urgent: bool = False, everything: bool = False) -> None:
         """Hand gathered items to the session while frames may leave; with `everything`, all of them."""
         under_way = self.under_way
+        self.look_at = now + LOOK
         while under_way and under_way[0] <= session.acknowledged:
             under_way.popleft()
+            self.bulk -= self._bulks.popleft()
         # `full` goes down before `items` is looked at: a thread that appends looks at `full` afterwards, so that one
         # of the two sees the other's doing.
         self.full = len(under_way) >= UNDER_WAY
@@ -88,19 +98,19 @@ class Writer:
                 break
             frame, taken = self._frame()
             under_way.append(session.send(frame, now, urgent))
-            if self.bulk:
-                self.bulk -= sum(filter(SMALL.__le__, map(size, self.items[:taken])))
+            self._bulks.append(sum(filter(SMALL.__le__, map(size, self.items[:taken]))) if self.bulk else 0)
             del self.items[:taken]
             self._enough = taken // 4
             self.full = len(under_way) >= UNDER_WAY
-        self.look_at = now + LOOK if self.has_room else 0.0
+        if not self.has_room:
+            self.full = False  # the next put looks closer, and waits
 
     @property
     def has_room(self) -> bool:
         """Whether somebody may put, rather than wait."""
         if self.overdrawn or len(self.under_way) > MAX_UNDER_WAY:
             return False
-        return len(self.items) <= MAX_GATHERED and self.bulk <= MAX_GATHERED_BYTES
+        return len(self.items) <= MAX_GATHERED and self.bulk <= MAX_BULK
 
     def shut_down(self, session: Session, now: float, why: str = "shut") -> None:
         """Nothing more is put; what was put before is sent."""
@@ -109,6 +119,15 @@ class Writer:
         while self.items:
             self.pump(session, now, everything=True)
             self.full = False  # and one that came in between did, or is looked at once more
+
+    def end(self, why: str) -> None:
+        """Nothing can be put any more, and what was put goes nowhere."""
+        self.ended = why
+        self.items.clear()
+        self.under_way.clear()
+        self._bulks.clear()
+        self.bulk = 0
+        self.full = False  # the next put looks closer
 
     @property
     def shut(self) -> bool:

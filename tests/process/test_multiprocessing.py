@@ -462,7 +462,7 @@ def _reduce_counted(counted: Counted) -> tuple[type[Counted], tuple[int]]:
 
 def test_what_is_registered_with_multiprocessings_pickler_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ForkingPickler, "_extra_reducers", {**ForkingPickler._extra_reducers})  # type: ignore[attr-defined]
-    monkeypatch.setattr("fiberq.codec._registry.plain", -1)
+    monkeypatch.setattr("fiberq.codec._registry.known", -1)
     ForkingPickler.register(Counted, _reduce_counted)
     try:
         with Queue[Any]() as q:

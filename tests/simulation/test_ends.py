@@ -18,7 +18,7 @@ from fiberq.protocol.pull import RECALL_AFTER, RECALL_PATIENCE
 from fiberq.protocol.reader import IDLE, Holder, Reader
 from fiberq.protocol.session import WINDOW, drain
 from fiberq.protocol.strangers import ASK_AGAIN
-from fiberq.protocol.writer import MAX_UNDER_WAY, Writer
+from fiberq.protocol.writer import MAX_BULK, MAX_UNDER_WAY, UNDER_WAY, Writer
 
 
 class Node:
@@ -281,23 +281,37 @@ def test_a_full_node_pauses_writers_and_lets_them_go_on() -> None:
     assert not writer.writers[CHANNEL].paused
 
 
-def test_who_puts_waits_at_once_when_reports_have_sent_too_much() -> None:
-    """And not only when the next look is due: reports follow each other faster."""
+def test_who_puts_looks_closer_at_once_when_reports_have_sent_too_much() -> None:
+    """And not only when the next look is due, or at each sixteenth item: reports follow each other faster."""
     node = Node("pull")
     worker = node.client("worker", "rw")
     writer = worker.writers[CHANNEL]
-    node.put(worker, b"0")
-    node.settle()
-    assert writer.has_room
-    assert writer.look_at > node.now
     for number in range(MAX_UNDER_WAY + 1):
-        writer.items.append(b"%d" % number)
+        assert writer.has_room
+        writer.add(b"%d" % number)
         worker.about_lease(node.now, channel=CHANNEL, item=0, what="finish")  # what was put by then leaves before
+        assert writer.full == (UNDER_WAY <= len(writer.under_way) <= MAX_UNDER_WAY)
     assert not writer.has_room
-    assert writer.look_at == 0
     node.settle()
     assert writer.has_room
-    assert writer.look_at > node.now
+
+
+def test_who_puts_large_items_waits_until_the_node_has_accepted_them() -> None:
+    """However few frames they take."""
+    node = Node("pull")
+    writer = node.client("writer", "w").writers[CHANNEL]
+    client, item = node.clients["writer"], (bytes(MAX_BULK // 8),)
+    for _ in range(9):
+        assert writer.has_room
+        writer.add(item)
+        client.pump(writer, node.now)
+    assert len(writer.items) < 9, "some are under way"
+    assert not writer.has_room
+    node.settle()
+    client.pump(writer, node.now)
+    assert writer.settled(client.session)
+    assert writer.has_room
+    assert writer.bulk == 0
 
 
 def lease(node: Node, client: Client) -> int:

@@ -296,7 +296,7 @@ class Grip:
         data = item if isinstance(item, bytes) else b"".join(item)
         self.ledger.puts(self.number, data, self.process.name)
         self.process.world.check_bound(self.channel)
-        writer.items.append(item)
+        writer.add(item)
         if not writer.full:
             self.client.pump(writer, self.process.now)
 

@@ -1,0 +1,99 @@
+"""How many items a pull reader asks for ahead, by what its callers took for those before."""
+
+from __future__ import annotations
+
+import pytest
+
+from fiberq.protocol.frames import DELIVER, READY, Frame, decode, pack_deliver, pack_items, read_ready
+from fiberq.protocol.kinds import Kind
+from fiberq.protocol.reader import HORIZON, MAX_AHEAD, Reader
+from fiberq.protocol.session import Session, drain
+
+
+class Worker:
+    """Has an endless queue to itself: whatever it asks for is there at once."""
+
+    def __init__(self) -> None:
+        self.reader = Reader(1, Kind("pull"))
+        self.session = Session(window=1 << 20)
+        self.now = 1000.0
+        self.session.connect(0, self.now)
+        self.came = 0
+
+    def work(self, *seconds: float) -> None:
+        for each in seconds:
+            if self.reader.take(1) is None:
+                self.reader.waiting = 1
+                self.reader.ask(self.session, self.now)
+                self.send()
+                self.reader.waiting = 0
+                assert self.reader.take(1) is not None
+                self.reader.arrived(self.now)
+            elif len(self.reader.ready) < self.reader.low:
+                self.reader.ask_ahead(self.session, self.now)
+                self.send()
+            self.now += each
+
+    def send(self) -> None:
+        limit = self.came
+        for message in drain(self.session):
+            frame = decode(message)
+            if frame.kind == READY:
+                limit = read_ready(frame.body).limit
+        if limit > self.came:
+            items = pack_items(b"\1\0\0\0" * (limit - self.came), [b"x" * (limit - self.came)])
+            body = memoryview(b"".join(pack_deliver(self.came, 0, True, items)))
+            self.came = limit
+            self.reader.deliver(Frame(DELIVER, 1, (body,)), self.session, self.now)
+
+    @property
+    def ahead(self) -> int:
+        return len(self.reader.ready)
+
+
+def test_quick_items_are_asked_for_ahead_and_slow_ones_are_not() -> None:
+    worker = Worker()
+    worker.work(*[HORIZON / 1000] * 5000)
+    assert 400 < worker.ahead <= 1500  # what it uses up in HORIZON, and what is left when it asks
+    worker = Worker()
+    worker.work(*[1e-9] * 50_000)
+    assert 1000 < worker.ahead <= 1.5 * MAX_AHEAD
+    worker = Worker()
+    worker.work(*[2 * HORIZON] * 50)
+    assert worker.ahead == 0
+
+
+def test_nothing_is_asked_for_ahead_where_one_task_in_ten_takes_long() -> None:
+    worker = Worker()
+    worker.work(*[HORIZON / 4] * 5, *[25 * HORIZON] * 4)
+    for _ in range(10):
+        worker.work(*[HORIZON / 4] * 9, 25 * HORIZON)
+        assert worker.ahead == 0, "it sits behind a long task"
+
+
+@pytest.mark.parametrize("slow", [5 * HORIZON, 100 * HORIZON])
+def test_who_gets_slow_asks_for_one_at_once(slow: float) -> None:
+    worker = Worker()
+    worker.work(*[HORIZON / 1000] * 5000)
+    worker.work(*[slow] * (worker.ahead + 2))
+    assert worker.ahead == 0
+    assert not worker.reader.ready
+
+
+@pytest.mark.parametrize("pause", [HORIZON, 1.0, 1e6])
+def test_a_pause_is_soon_forgotten(pause: float) -> None:
+    worker = Worker()
+    worker.work(pause, *[HORIZON / 1000] * 100)
+    assert worker.ahead > 10
+
+
+def test_what_goes_back_was_not_used() -> None:
+    worker = Worker()
+    worker.work(*[HORIZON / 100] * 500)
+    left = worker.ahead
+    assert left > 10
+    worker.work(50 * HORIZON)
+    worker.reader.recalled(worker.session, worker.now)
+    worker.send()
+    worker.work(50 * HORIZON)
+    assert worker.ahead == 0
