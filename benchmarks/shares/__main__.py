@@ -51,7 +51,7 @@ def shares(path: str) -> dict[str, float]:
     for (file, _, name), (_, _, seconds, _, callers) in pstats.Stats(path).stats.items():  # type: ignore[attr-defined]
         if (part := part_of(file)) is not None:
             found[part] += seconds
-        elif file == "~" and not any(wait in name for wait in WAITS) and "pickle" not in name:
+        elif file == "~" and not any(wait in name for wait in WAITS) and "pickle" not in name and "marshal" not in name:
             for (caller, _, _), (_, _, own, _) in callers.items():
                 if (part := part_of(caller)) is not None:
                     found[part] += own

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import time
 from multiprocessing.connection import Connection
 from typing import Any, Final
@@ -10,6 +9,7 @@ from typing import Any, Final
 from fiberq.bench.crew import Crew
 from fiberq.bench.memory import own_node, resident
 from fiberq.bench.values import Figures, Make, Size
+from fiberq.codec import encode
 from fiberq.settings import config
 
 STEPS: Final = 10
@@ -35,7 +35,7 @@ def depth(crew: Crew, make: Make, size: Size) -> Figures:
             grown.append(float(now - empty))
     extra = {"the last tenth's rate to the first's": seconds[0] / seconds[-1]}
     if grown:
-        extra["node's bytes an item, over the payload"] = grown[-1] / (step * STEPS) - len(pickle.dumps(7, 5))
+        extra["node's bytes an item, over the payload"] = grown[-1] / (step * STEPS) - len(encode(7))
     return Figures(step * STEPS / sum(seconds), extra, grown)
 
 

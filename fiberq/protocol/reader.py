@@ -1,8 +1,8 @@
 """One process's side of getting from one queue: what it has, what it holds, and how many items it asks for.
 
 All handles and threads of the process share one reader. It asks for one item when a caller waits; where callers empty
-what they got quickly, it asks ahead, for as many as they use up in `HORIZON`; where they are slow it falls back to one,
-so that a slow reader never sits on items that another could have.
+what they got quickly, it asks ahead, for as many as they use up in `HORIZON`; where they are slow, of late or on
+average, it falls back to one, so that a slow reader seldom sits on items that another could have.
 
 A queue's item is held by the thread that got it until that thread gets again or ends; one of a joinable queue until it
 is reported done, or its process lets go of the queue.
@@ -26,8 +26,8 @@ from fiberq.protocol.ranges import Ranges, runs
 from fiberq.protocol.session import Session
 
 HORIZON: Final = 0.004
-"""Seconds of work that a reader asks for ahead, or twice the round trip, where that is longer; slower work than this
-per item is not asked for ahead at all."""
+"""Seconds of work that a reader asks for ahead, or twice the round trip, where that is longer; where an item takes more
+than half of it, lately or on average, none is asked for ahead."""
 
 MEMORY: Final = 0.9
 """What a measurement of the callers' speed counts for after the next one. With the newest alone, where one task in ten
