@@ -389,8 +389,10 @@ class Reader:
                 horizon = max(HORIZON, 2 * session.round_trip)
                 self._spent = MEMORY * self._spent + used * min(each, SLOWEST * horizon)
                 self._spent_on = MEMORY * self._spent_on + used
-                fitting = int(horizon / max(each, self._spent / self._spent_on))
-                self._ahead = max(1, min(fitting, 2 * self._ahead, MAX_AHEAD))
+                lately = self._spent / self._spent_on
+                if lately > horizon / 8:  # else it may wait for the processor now and then, as all do
+                    each = max(each, lately)
+                self._ahead = max(1, min(int(horizon / each), 2 * self._ahead, MAX_AHEAD))
             self._measured_at, self._measured_from = now, self._used
 
     def _ask_pushed(self, session: Session, now: float) -> None:

@@ -47,7 +47,7 @@ class Session:
         self._unheard = 0  # frames received since an acknowledgement last left
         self._gap = False  # a resend was asked for, and has not come
         self.asked_at = 0.0  # when something was sent last while nothing else was unacknowledged
-        self.round_trip = 0.0  # the shortest, in seconds, of a frame and its acknowledgement; 0: none yet
+        self.round_trip = 0.0  # seconds that a frame and its acknowledgement take, smoothed; 0: none yet
         self.answered_at = 0.0  # what was sent then, or later, has been acknowledged
         self._timed = 0  # a frame that is not acknowledged; 0: none
         self._timed_at = 0.0  # when it was sent
@@ -223,7 +223,8 @@ class Session:
         self.acknowledged = ack
         if 0 < self._timed <= ack:
             took = now - self._timed_at
-            self.round_trip = min(took, self.round_trip or took)
+            took = min(took, 2 * self.round_trip or took)  # one that was away for long says little
+            self.round_trip += (took - self.round_trip) / 8 if self.round_trip else took  # as TCP does: RFC 6298
             self.answered_at = self._timed_at
             self._timed = 0
         self._unread = 0
