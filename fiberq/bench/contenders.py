@@ -47,6 +47,12 @@ def attach(queue: Any) -> None:
             pass
 
 
+def connect(queue: Any) -> None:
+    """Make this process one that can put at once, where it has to connect before."""
+    if isinstance(queue, (fiberq.SimpleQueue, fiberq.Queue)):
+        queue.qsize()
+
+
 def _standard(kind: str, crew: Crew, directory: str) -> Any:  # noqa: ARG001
     return getattr(crew.context, kind)()
 

@@ -11,7 +11,7 @@ from multiprocessing.connection import Connection
 from random import Random
 from typing import Any, Final
 
-from fiberq.bench.contenders import attach
+from fiberq.bench.contenders import attach, connect
 from fiberq.bench.crew import Crew
 from fiberq.bench.values import Figures, Make, Size
 
@@ -53,6 +53,7 @@ def list_schedule(seconds: list[float], workers: int) -> float:
 
 
 def feed(talk: Connection[Any, Any], queue: Any, todo: list[float]) -> None:
+    connect(queue)
     talk.send(time.monotonic())
     for task in enumerate(todo):
         queue.put(task)
