@@ -398,10 +398,13 @@ class Reader:
     def _ask_pushed(self, session: Session, now: float) -> None:
         """A push reader's credit is renewed by halves; what it has finished is told when it is slow, or at a lull."""
         renews = self._limit <= self._next + PUSH_WINDOW // 2
-        if renews or self._eager or self._slow or self._bulky or now > self.fresh_until + PROGRESS:
+        # Each answer of the node wakes the caller, who asks again: it must not be told the same for ever.
+        news = self._used > self._reported or self._held() != self._told_held or self._told_waiting != self.waiting
+        at_once = self._eager or self._slow or self._bulky or now > self.fresh_until + PROGRESS
+        if renews or (news and at_once):
             self._limit = self._next + PUSH_WINDOW
             self._report(session, now)
-        elif self._used > self._reported or self._told_held:
+        elif news:
             self.progress_later(session, now)
 
     def _started(self) -> int:

@@ -13,8 +13,8 @@ from fiberq.protocol.session import Session, drain
 class Worker:
     """Has an endless queue to itself: whatever it asks for is there at once."""
 
-    def __init__(self) -> None:
-        self.reader = Reader(1, Kind("pull"))
+    def __init__(self, kind: str = "pull") -> None:
+        self.reader = Reader(1, Kind(kind))
         self.session = Session(window=1 << 20)
         self.now = 1000.0
         self.session.connect(0, self.now)
@@ -97,3 +97,30 @@ def test_what_goes_back_was_not_used() -> None:
     worker.send()
     worker.work(50 * HORIZON)
     assert worker.ahead == 0
+
+
+@pytest.mark.parametrize("kind", ["pull", "push"])
+@pytest.mark.parametrize("seconds", [HORIZON / 1000, 5 * HORIZON])
+def test_who_waits_says_so_once(kind: str, seconds: float) -> None:
+    """The node's answer wakes the caller, who asks again."""
+    worker = Worker(kind)
+    reader, session = worker.reader, worker.session
+    reader.waiting = 1
+    reader.ask(session, worker.now)
+    drain(session)
+    items = pack_items(b"\1\0\0\0", [b"x"])
+    body = memoryview(b"".join(pack_deliver(0, 0, True, items)))
+    reader.deliver(Frame(DELIVER, 1, (body,)), session, worker.now)
+    assert reader.take(1) is not None
+    reader.waiting = 0
+    reader.arrived(worker.now)
+    worker.now += seconds
+    assert reader.take(1) is None
+    reader.waiting = 1
+    sent = 0
+    for _ in range(100):
+        reader.ask(session, worker.now)
+        session.tick(worker.now)
+        sent += sum(decode(message).kind == READY for message in drain(session))
+        worker.now += 0.001
+    assert sent <= 2
