@@ -239,20 +239,19 @@ class Channel:
     def get(self, timeout: float | None = None) -> Any:
         """The next object; `NOTHING` if there is none in `timeout` seconds."""
         link, reader = self._link, self._reader
-        if reader is not None and link is not None and reader.owner == (thread := get_ident()) and reader.ready:
-            if monotonic() > reader.fresh_until:
+        if reader is not None and link is not None and reader.ready:
+            thread, now = get_ident(), monotonic()
+            if now > reader.fresh_until and reader.owner == thread:
                 reader.current = -1  # what this thread had is finished: let the report say so
                 link.refresh(reader)
             ready = reader.ready
-            try:
-                # Noted before it is removed: a report that another thread makes in between must call it held.
+            # Another thread may have come, and ended the ownership, during any of the calls above. From here to the end
+            # of `popleft` nothing is called, so none comes in between.
+            if reader.owner == thread and ready:
+                # Noted before it is removed: a report that another thread makes afterwards must call it held.
                 reader.current = ready[0][0]
                 number, item = ready.popleft()
-            except IndexError:  # it was recalled
-                pass
-            else:
-                reader.current = number
-                if reader.owner != thread:  # another thread came between
+                if reader.owner != thread:  # another thread came after that
                     link.keep(reader, thread, number)
                 if len(ready) < reader.low:
                     link.ask_ahead(reader)

@@ -458,6 +458,51 @@ print(done, flush=True)
     running.wait()
 
 
+def test_an_item_stays_held_when_another_thread_comes_amid_a_get(program: type[Program]) -> None:
+    """Until then its thread took items without a lock; a report made just then must not call this one finished."""
+    running = program("""
+import threading, time
+from fiberq import SimpleQueuePull, link
+q = SimpleQueuePull()
+q.put_many(range(2000))
+q.flush()
+channel = q._channel
+def ahead():
+    return channel._reader is not None and len(channel._reader.ready) > 10
+deadline = time.monotonic() + 20
+got = 0
+while not ahead() and time.monotonic() < deadline:
+    q.get()
+    got += 1
+mine, reader = channel._link, channel._reader
+assert ahead() and reader.owner == threading.get_ident()
+finished = []
+refresh, keep = link.Link.refresh, link.Link.keep
+
+def another_comes(self, reader):
+    refresh(self, reader)
+    other = threading.Thread(target=reader.share)
+    other.start()
+    other.join()
+
+def told_before(self, *args):
+    self.qsize(reader.channel)
+    finished.append(q.stats()["finished"])
+    keep(self, *args)
+
+link.Link.refresh, link.Link.keep = another_comes, told_before
+reader.fresh_until = 0.0
+item = q.get()
+link.Link.refresh, link.Link.keep = refresh, keep
+assert reader.owner is None
+q.qsize()  # makes this process tell how far it is
+finished.append(q.stats()["finished"])
+print(item == got, max(finished) <= got, flush=True)
+""")
+    assert running.read() == "True True"
+    running.wait()
+
+
 def test_a_handler_can_fork_while_the_first_queue_is_made(program: type[Program]) -> None:
     running = program("""
 import os, signal
