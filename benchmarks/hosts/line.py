@@ -1,7 +1,8 @@
 """A line between two virtual network cards that takes its time and loses packets. A program of its own.
 
 `line.py CARD CARD SECONDS LOSS`: makes both cards, says so, and carries each packet to the other card, `SECONDS` later,
-or, with the probability `LOSS`, not at all.
+or, with the probability `LOSS`, not at all. That goes for IPv4 only: between distant hosts lies a router, and what an
+Ethernet has beside it (who has which address) does not cross the line.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from time import monotonic
 SET_INTERFACE = 0x400454CA
 TAP, NO_HEADER = 0x0002, 0x1000
 LARGEST = 65_536
+IPV4 = b"\x08\x00"
 AT_ONCE = 64
 """Packets that are taken from one card before the other has its turn."""
 
@@ -43,7 +45,7 @@ def carry(one: int, other: int, seconds: float, loss: float) -> None:
                     packet = os.read(fd, LARGEST)
                 except OSError:  # there is none, or the card is not up yet
                     break
-                if chance.random() >= loss:
+                if packet[12:14] != IPV4 or chance.random() >= loss:
                     under_way.append((monotonic() + seconds, target, packet))
         while under_way and under_way[0][0] <= monotonic():
             _, target, packet = under_way.popleft()

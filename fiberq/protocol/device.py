@@ -121,6 +121,11 @@ class Reader:
         self.recalled_at: float | None = None
         self.queue: deque[Run] = deque()  # dealt to it, not delivered; only push queues use it
 
+    @property
+    def round_trip(self) -> float:
+        """Seconds that a frame to it and its acknowledgement take."""
+        return getattr(self.key, "round_trip", 0.0)
+
     def unstarted(self) -> int:
         """How many leased items it has not started, and will not when they arrive."""
         return self._from(self.started)

@@ -52,6 +52,11 @@ class Member:
         """Whether it can read what the node has in shared memory."""
         return self.lender is not None
 
+    @property
+    def round_trip(self) -> float:
+        """Seconds, smoothed; 0: none was measured yet."""
+        return self.session.round_trip
+
     def due(self) -> float:
         """When to look at it next, if nothing else happens; infinity when never."""
         return self.session.due() if self.expires is None else self.expires

@@ -27,8 +27,12 @@ LONGEST_ROUND: Final = 1.0
 """Seconds that an item stays with one listening reader, at most, while another listens."""
 
 RECALL_PATIENCE: Final = 0.5
-"""Seconds that a recall may stay unanswered. Far longer than a loaded machine keeps a process from running: what such a
-reader had started without having told it yet (a millisecond's work) is done twice."""
+RECALL_ROUND_TRIPS: Final = 20
+LONGEST_PATIENCE: Final = 3.0
+"""Seconds that a recall may stay unanswered, with so many of the reader's round trips added, up to the longest. Far
+longer than a loaded machine keeps a process from running, and than TCP takes on a slow line to send a packet again that
+was lost twice (three times its timeout, which is a round trip and 0.2 s: RFC 6298, as Linux has it): what such a reader
+had started without having told it yet is done twice."""
 
 
 class PullDevice(Device):
@@ -184,7 +188,8 @@ class PullDevice(Device):
             return None
         if not self._starves(reader):
             return None
-        return reader.recalled_at + RECALL_PATIENCE
+        patience = RECALL_PATIENCE + RECALL_ROUND_TRIPS * reader.round_trip
+        return reader.recalled_at + min(patience, LONGEST_PATIENCE)
 
     def _sat_since(self, reader: Reader) -> float:
         return reader.leases[reader.place_of(reader.started)].at

@@ -15,7 +15,14 @@ from fiberq.protocol.batch import Run
 from fiberq.protocol.device import IN_COMPANY, NEAR, Device, Key, Memory
 from fiberq.protocol.frames import DELIVER, RECALL, TAKEN, Frame, Items, Ready, read_deliver, read_ranges, split
 from fiberq.protocol.kinds import Kind
-from fiberq.protocol.pull import LONGEST_ROUND, RECALL_AFTER, RECALL_PATIENCE, PullDevice
+from fiberq.protocol.pull import (
+    LONGEST_PATIENCE,
+    LONGEST_ROUND,
+    RECALL_AFTER,
+    RECALL_PATIENCE,
+    RECALL_ROUND_TRIPS,
+    PullDevice,
+)
 from fiberq.protocol.push import PushDevice
 
 settings.register_profile("steady", deadline=None)  # a loaded machine is no failure
@@ -475,6 +482,29 @@ def test_a_reader_that_sits_on_items_is_asked_and_then_loses_them() -> None:
     desk.device.returned("slow", [(1, 3)], 1.0)
     desk.device.ready("idle", Ready(9, 1, 0), 1.0)
     assert desk.got["idle"] == [b"b", b"c"], "a late answer changes nothing"
+
+
+class Distant(str):
+    """A reader that a frame reaches after a while."""
+
+    round_trip = 0.0
+
+
+@pytest.mark.parametrize(("round_trip", "longer"), [(0.1, RECALL_ROUND_TRIPS * 0.1), (9.0, LONGEST_PATIENCE)])
+def test_a_distant_reader_has_longer_to_answer(round_trip: float, longer: float) -> None:
+    desk = Desk(PullDevice)
+    far = Distant("far")
+    far.round_trip = round_trip
+    desk.device.ready(far, Ready(4, 0, 1), 0.0)
+    desk.put(b"a", b"b", b"c")
+    desk.device.ready("idle", Ready(1, 0, 1), 0.0)
+    desk.device.tick(RECALL_AFTER)
+    end = RECALL_AFTER + min(RECALL_PATIENCE + longer, LONGEST_PATIENCE)
+    assert desk.device.alarm == pytest.approx(end)
+    desk.device.tick(end - 0.01)
+    assert "idle" not in desk.got
+    desk.device.tick(end + 0.01)
+    assert desk.got["idle"] == [b"b"]
 
 
 def test_a_reader_that_gives_items_back_late_loses_them_only_when_another_waits() -> None:
