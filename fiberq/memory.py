@@ -24,15 +24,19 @@ import stat
 import struct
 import sys
 from collections.abc import Callable, Hashable, Sequence, Sized
+from contextlib import suppress
 from itertools import count
 from pickle import PROTO
 from time import monotonic
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 from weakref import WeakSet, WeakValueDictionary
 
 from fiberq.abc import MAX_PARTS, Buffer
 from fiberq.errors import ProtocolError
 from fiberq.protocol.lent import Lent, Reference, Shared
+
+if TYPE_CHECKING:
+    from mmap import mmap
 
 __all__ = ["Borrowed", "Opened", "Pool", "Vault", "fetch", "make_vault", "prove"]
 
@@ -86,9 +90,16 @@ class _Memory:
         self.inode = 0
         self.size = 0
         self.used_at = 0.0
+        self.map: mmap | None = None
+        self.backed: dict[int, int] = {}  # offset -> bytes that were written there by a call, which, unlike a mapping,
+        # fails where the system has no more memory
         _alive.add(self)
 
     def close(self) -> None:
+        self.map = None
+        self.close_descriptor()
+
+    def close_descriptor(self) -> None:
         descriptor, self.descriptor = self.descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)
@@ -109,14 +120,53 @@ os.register_at_fork(after_in_child=_close_inherited)
 
 
 def _make(name: str = NAME) -> _Memory:
-    memory = _Memory(os.memfd_create(name, os.MFD_CLOEXEC))
+    memory = _Memory(os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING))
     memory.inode = os.fstat(memory.descriptor).st_ino
     return memory
 
 
+def _make_sheet() -> _Memory:
+    """Memory of `SHEET` bytes that nobody can make shorter: who has mapped it would die of that."""
+    from fcntl import F_ADD_SEALS, F_SEAL_SHRINK, fcntl
+
+    memory = _make()
+    os.ftruncate(memory.descriptor, SHEET)
+    memory.size = SHEET
+    fcntl(memory.descriptor, F_ADD_SEALS, F_SEAL_SHRINK)
+    _map(memory)
+    return memory
+
+
+def _map(memory: _Memory, read_only: bool = False) -> None:
+    """Map a sheet, if that can be: a copy from or to it takes a seventh to a half of what the system calls take.
+
+    It can where the processor keeps the order in which memory is read and written: whoever reads must find the new
+    generation of a slot before anything else that is new there.
+    """
+    if os.uname().machine != "x86_64":
+        return
+    from fcntl import F_GET_SEALS, F_SEAL_SHRINK, fcntl
+    from mmap import PROT_READ, PROT_WRITE, mmap
+
+    with suppress(OSError, ValueError):
+        if fcntl(memory.descriptor, F_GET_SEALS) & F_SEAL_SHRINK:
+            access = PROT_READ if read_only else PROT_READ | PROT_WRITE
+            if sys.version_info >= (3, 13):
+                memory.map = mmap(memory.descriptor, SHEET, prot=access, trackfd=False)
+                return
+            memory.map = mmap(memory.descriptor, SHEET, prot=access)
+            if read_only:
+                memory.close_descriptor()  # the mapping has one of its own
+
+
 def _write(memory: _Memory, pieces: list[Buffer], size: int, start: int = 0) -> None:
     """Write all pieces, which have `size` bytes, in their order, from `start` on."""
-    memory.size = max(memory.size, start + size)
+    if memory.map is not None and size <= memory.backed.get(start, 0):
+        for piece in pieces:
+            end = start + len(piece)
+            memory.map[start:end] = piece
+            start = end
+        return
     written = os.pwritev(memory.descriptor, pieces, start)
     while written < size:  # Linux does not write more than 2 GiB at once
         left, skip = [], written
@@ -124,6 +174,8 @@ def _write(memory: _Memory, pieces: list[Buffer], size: int, start: int = 0) -> 
             left.append(memoryview(piece)[min(skip, len(piece)) :])
             skip -= len(piece) - len(left[-1])
         written += os.pwritev(memory.descriptor, left, start + written)
+    memory.size = max(memory.size, start + size)
+    memory.backed[start] = size
 
 
 def _open(pid: int, descriptor: int, inode: int | None = None) -> _Memory:
@@ -141,8 +193,21 @@ def _open(pid: int, descriptor: int, inode: int | None = None) -> _Memory:
 
 def _read(memory: _Memory, size: int, offset: int) -> bytes:
     """Exactly `size` bytes: one copy of them, but of more than 2 GiB, which Linux does not read at once."""
-    data = os.pread(memory.descriptor, size, offset)
+    data = _peek(memory, size, offset)
     return data if len(data) == size else bytes(_read_into(bytearray(size), memory, offset))
+
+
+def _peek(memory: _Memory, size: int, offset: int) -> bytes:
+    """At most `size` bytes."""
+    if memory.map is not None:
+        return memory.map[offset : offset + size]
+    return os.pread(memory.descriptor, size, offset)
+
+
+def _read_writable(memory: _Memory, size: int, offset: int) -> bytearray:
+    if memory.map is not None:
+        return bytearray(memoryview(memory.map)[offset : offset + size])
+    return _read_into(bytearray(size), memory, offset)
 
 
 def _read_into(data: bytearray, memory: _Memory, offset: int) -> bytearray:
@@ -157,7 +222,7 @@ def _read_into(data: bytearray, memory: _Memory, offset: int) -> bytearray:
 
 
 def _generation(memory: _Memory, offset: int) -> int:
-    head = os.pread(memory.descriptor, _WORD.size, offset)
+    head = _peek(memory, _WORD.size, offset)
     return int(_WORD.unpack(head)[0]) if len(head) == _WORD.size else 0
 
 
@@ -165,7 +230,7 @@ def _load(memory: _Memory, reference: Reference) -> list[Buffer]:
     """The parts of a shared item; behind a pickle, such as can be written to. Raises `ProtocolError` if it is none, or
     not the one that was referred to."""
     base = reference.offset
-    start = os.pread(memory.descriptor, min(START, reference.size), base)  # one call for all that is small
+    start = _peek(memory, min(START, reference.size), base)  # one call for all that is small
     generation, parts_there = _HEAD.unpack_from(start) if len(start) >= _HEAD.size else (0, 0)
     if generation != reference.generation:
         raise ProtocolError("the memory of a shared item is used for another one")
@@ -182,7 +247,7 @@ def _load(memory: _Memory, reference: Reference) -> list[Buffer]:
         if place + length <= len(start):
             part = start[place : place + length]
         elif writable:
-            part = _read_into(bytearray(length), memory, base + place)
+            part = _read_writable(memory, length, base + place)
         else:
             part = _read(memory, length, base + place)
         writable = writable or part[:1] == PROTO
@@ -198,9 +263,11 @@ def _aligned(offset: int) -> int:
 
 
 class Opened:
-    """What this process has open of others' memory: for what else comes in it. Used by any thread at any time."""
+    """What this process has open of others' memory, for what else comes in it; sheets are mapped, if it `maps`. Used by
+    any thread at any time."""
 
-    def __init__(self) -> None:
+    def __init__(self, maps: bool = True) -> None:
+        self._maps = maps
         self._known: WeakValueDictionary[tuple[int, int, int], _Memory] = WeakValueDictionary()
         self._kept: dict[tuple[int, int, int], _Memory] = {}  # sheets
 
@@ -210,7 +277,9 @@ class Opened:
         memory = self._known.get(key)
         if memory is None:
             memory = self._known[key] = _open(*key)
-        elif reference.offset + reference.size > memory.size:  # it has grown
+            if self._maps and memory.size == SHEET:
+                _map(memory, read_only=True)
+        elif memory.map is None and reference.offset + reference.size > memory.size:  # it has grown
             memory.size = os.fstat(memory.descriptor).st_size
         memory.used_at = now
         if memory.size == SHEET and key not in self._kept:
@@ -307,9 +376,7 @@ class Pool:
                 self._drop_free_sheets()
             if len(self._sheets) >= SHEETS:  # it has memory of its own, which goes when the item does
                 return _Slot(_make(), 0, 0)
-        memory = _make()
-        os.ftruncate(memory.descriptor, SHEET)
-        memory.size = SHEET
+        memory = _make_sheet()
         self._sheets.add(memory)
         first, *others = (_Slot(memory, offset, room) for offset in range(0, SHEET - room + 1, room))
         self._free[room] += others
@@ -421,7 +488,7 @@ class Vault:
         self.due = float("inf")
         """When to `tidy`, in seconds."""
         self._room = room
-        self._opened = Opened()
+        self._opened = Opened(maps=False)  # it reads little, and has no more descriptors than it needs
         self._pieces: WeakSet[_Memory] = WeakSet()
         self._sheets: WeakSet[_Memory] = WeakSet()  # those of them that are
         self._secret = os.urandom(PROOF)
