@@ -23,12 +23,13 @@ import os
 import stat
 import struct
 import sys
+from bisect import bisect_left
 from collections.abc import Callable, Hashable, Sequence, Sized
 from contextlib import suppress
 from itertools import count
 from pickle import PROTO
 from time import monotonic
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from weakref import WeakSet, WeakValueDictionary
 
 from fiberq.abc import MAX_PARTS, Buffer
@@ -223,29 +224,33 @@ def _read_into(data: bytearray, memory: _Memory, offset: int) -> bytearray:
 
 def _generation(memory: _Memory, offset: int) -> int:
     head = _peek(memory, _WORD.size, offset)
-    return int(_WORD.unpack(head)[0]) if len(head) == _WORD.size else 0
+    return int.from_bytes(head, "little")
 
 
 def _load(memory: _Memory, reference: Reference) -> list[Buffer]:
     """The parts of a shared item; behind a pickle, such as can be written to. Raises `ProtocolError` if it is none, or
     not the one that was referred to."""
     base = reference.offset
-    start = _peek(memory, min(START, reference.size), base)  # one call for all that is small
-    generation, parts_there = _HEAD.unpack_from(start) if len(start) >= _HEAD.size else (0, 0)
+    start: Any = memory.map
+    origin = base
+    if start is None:
+        start, origin = os.pread(memory.descriptor, START, base), 0  # one call for all that is small
+    there = min(len(start) - origin, reference.size, START)
+    generation, parts_there = _HEAD.unpack_from(start, origin) if there >= _HEAD.size else (0, 0)
     if generation != reference.generation:
         raise ProtocolError("the memory of a shared item is used for another one")
     place = _HEAD.size + _WORD.size * parts_there
-    if not 0 < parts_there <= MAX_PARTS or len(start) < place:
+    if not 0 < parts_there <= MAX_PARTS or there < place:
         raise ProtocolError("a shared item has no parts, or too many")
-    lengths = struct.unpack_from(f"<{parts_there}Q", start, _HEAD.size)
+    lengths = struct.unpack_from(f"<{parts_there}Q", start, origin + _HEAD.size)
     writable, parts = False, list[Buffer]()
     for length in lengths:
-        place = _aligned(place)
+        place += -place % LINE
         if place + length > min(reference.size, memory.size - base):
             raise ProtocolError("a shared item is cut short")
         part: Buffer
-        if place + length <= len(start):
-            part = start[place : place + length]
+        if place + length <= there:
+            part = start[origin + place : origin + place + length]
         elif writable:
             part = _read_writable(memory, length, base + place)
         else:
@@ -256,10 +261,6 @@ def _load(memory: _Memory, reference: Reference) -> list[Buffer]:
     if _generation(memory, base) != generation:  # which changes first
         raise ProtocolError("the memory of a shared item was used for another one meanwhile")
     return parts
-
-
-def _aligned(offset: int) -> int:
-    return offset + -offset % LINE
 
 
 class Opened:
@@ -345,14 +346,15 @@ class Pool:
         if os.geteuid() != self._user:
             return None
         self._used_at = now
-        views = [memoryview(part).cast("B") for part in item]
+        views = [part if type(part) is bytes else memoryview(part).cast("B") for part in item]
         lengths = list(map(len, views))
         generation = next(self._generations)
         pieces: list[Buffer] = [struct.pack(f"<QQ{len(lengths)}Q", generation, len(lengths), *lengths)]
         end = len(pieces[0])
         for view, length in zip(views, lengths, strict=True):
-            pieces += (bytes(-end % LINE), view)
-            end = _aligned(end) + length
+            gap = -end % LINE
+            pieces += (bytes(gap), view)
+            end += gap + length
         try:
             slot = self._slot(end)
             _write(slot.memory, pieces, end, slot.offset)
@@ -364,7 +366,7 @@ class Pool:
         return Shared.of(reference, sum(lengths), slot, self.ended)
 
     def _slot(self, size: int) -> _Slot:
-        room = next((room for room in ROOMS if size <= room), 0)
+        room = ROOMS[bisect_left(ROOMS, size)] if size <= ROOMS[-1] else 0
         try:
             return self._free[room].pop()
         except IndexError:
@@ -520,16 +522,17 @@ class Vault:
             generation = 0
         if reference.offset + reference.size > memory.size or generation != reference.generation:
             raise ProtocolError("what a process shares is not the item that it referred to")
-        if memory not in self._pieces and not self._has_room_for(memory):
-            self._opened.forget()
-        if memory in self._pieces or self._has_room_for(memory):
+        if memory not in self._pieces:
+            if not self._has_room_for(memory):
+                self._opened.forget()
+            if not self._has_room_for(memory):
+                parts = _load(memory, reference)
+                self.give_back(lender, reference.generation)
+                return parts
             self._pieces.add(memory)
             if memory.size == SHEET:
                 self._sheets.add(memory)
-            return _Held(self, lender, memory, reference)
-        parts = _load(memory, reference)
-        self.give_back(lender, reference.generation)
-        return parts
+        return _Held(self, lender, memory, reference)
 
     def _has_room_for(self, memory: _Memory) -> bool:
         """Whether one more piece may be held. An item holds all of its sheet, also when its process has ended, which

@@ -53,7 +53,9 @@ def size(item: Item) -> int:
     """Bytes of an item."""
     if type(item) is Shared:
         return item.size
-    return len(item) if isinstance(item, bytes) else sum(memoryview(part).nbytes for part in item)
+    if type(item) is tuple:
+        return sum([len(part) if type(part) is bytes else memoryview(part).nbytes for part in item])
+    return len(item)
 
 
 class Writer:
