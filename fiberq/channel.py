@@ -18,7 +18,6 @@ from typing import Any, NamedTuple, cast
 from fiberq import aio
 from fiberq.abc import Buffer
 from fiberq.codec import (
-    FORMAT,
     MARSHALLED,
     PICKLE,
     SIMPLE,
@@ -46,6 +45,7 @@ from fiberq.errors import (
 from fiberq.lifeline import SpawnLifeline
 from fiberq.link import Link
 from fiberq.links import connect, known
+from fiberq.protocol.ints import FORMAT, LEAST, MOST
 from fiberq.protocol.kinds import Kind
 from fiberq.protocol.reader import Holder, Reader
 from fiberq.protocol.writer import MAX_GATHERED, SMALL, Item, Writer
@@ -158,11 +158,16 @@ class Channel:
 
     def put(self, obj: object, sync: bool = False, timeout: float | None = None) -> bool:
         """Put an object; return whether a bounded queue had room for it within `timeout` seconds."""
-        item = marshal(obj, FORMAT) if type(obj) in SIMPLE else encode(obj)  # type: ignore[arg-type]
-        writer = self._writer
+        kind, writer = type(obj), self._writer
+        item: Any
+        if kind is int and LEAST <= obj <= MOST:  # type: ignore[operator]
+            item, small = obj, True
+        else:
+            item = marshal(obj, FORMAT) if kind in SIMPLE else encode(obj)  # type: ignore[arg-type]
+            small = type(item) is bytes and len(item) < SMALL
         if writer is None or writer.permits is not None:
             return self._put(item, sync, timeout)
-        if writer.full and not sync and timeout is None and type(item) is bytes and len(item) < SMALL:
+        if small and writer.full and not sync and timeout is None:
             items = writer.items
             items.append(item)
             # Whoever opens the way lowers `full` before he looks at `items`, and we look in the other order.
@@ -195,7 +200,9 @@ class Channel:
     def _gather(self, link: Link, writer: Writer, item: Item | Laden) -> bool:
         """Add a small item of a bounded queue to those that gather, if there is a slot for it; whether it was added."""
         permits = writer.permits
-        if permits is None or not writer.full or type(item) is not bytes or len(item) >= SMALL:
+        if permits is None or not writer.full:
+            return False
+        if type(item) is not int and (type(item) is not bytes or len(item) >= SMALL):
             return False
         if len(permits.free) <= permits.low or permits.waiting or writer.ended is not None or not permits.take():
             return False
@@ -255,6 +262,8 @@ class Channel:
                     link.keep(reader, thread, number)
                 if len(ready) < reader.low:
                     link.ask_ahead(reader)
+                if type(item) is int:
+                    return item
                 if type(item) is bytes:
                     if item[0] in MARSHALLED:
                         return unmarshal(item)
@@ -613,7 +622,7 @@ def _left(deadline: float | None) -> float | None:
 
 def _own(item: Item) -> Item:
     """`item` without memory that the caller may write to: nothing has to wait until the node has it."""
-    return tuple(bytes(part) for part in item) if is_shared(item) else item
+    return tuple(bytes(part) for part in item) if isinstance(item, tuple) and is_shared(item) else item
 
 
 def _renew_lock() -> None:

@@ -15,15 +15,20 @@ from collections.abc import Callable, Sequence
 from io import BytesIO
 from itertools import repeat
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias, cast
 
 from fiberq.abc import MAX_PARTS, Buffer
 from fiberq.errors import ItemError
 from fiberq.memory import Borrowed
+from fiberq.protocol import ints
+from fiberq.protocol.ints import FORMAT
 from fiberq.protocol.writer import Item
 
 if TYPE_CHECKING:
     from fiberq.link import Link
+
+Received: TypeAlias = "Buffer | Sequence[Buffer] | Borrowed | int"
+"""An item as it comes: as it was put, or in shared memory, or a small int that came with others."""
 
 LARGE: Final = 64 * 1024
 """Bytes from which an item travels as buffers of its own; below, transports are faster when they copy."""
@@ -34,8 +39,6 @@ PICKLE: Final = 0x80
 """The first byte of an item that is a pickle."""
 MARSHALLED: Final = frozenset(b"NTFilgu")
 """The first bytes of items that are None, a bool, an int, a float or a str."""
-FORMAT: Final = 2
-"""The version of `marshal`'s format: the newest that neither interns texts nor refers to what came before."""
 _MAX_BUFFERS: Final = MAX_PARTS - 2  # a header and the pickle itself are parts, too
 
 _CONNECTION: Final = b"multiprocessing.connection"
@@ -119,24 +122,30 @@ def encode(obj: object) -> Item | Laden:
     return (data, *raws) if raws or len(data) >= LARGE else data
 
 
-def encode_all(objs: Sequence[object]) -> tuple[Sequence[Item | Laden], int | None]:
-    """As `encode`, for each; and how many bytes the longest has, if all items are bytes."""
-    if SIMPLE.issuperset(map(type, objs)):
-        data = list(map(_marshal, objs, repeat(FORMAT)))  # type: ignore[arg-type]
+def encode_all(objs: list[Any]) -> tuple[Sequence[Item | Laden], int | None]:
+    """As `encode`, for each, but small ints may be left as they are; and how many bytes the longest has, if none of the
+    items is large."""
+    kinds = set(map(type, objs))
+    if kinds == {int} and ints.are_small(objs):
+        return objs, ints.SIZE
+    if kinds <= SIMPLE:
+        data = list(map(_marshal, objs, repeat(FORMAT)))
         longest = max(map(len, data), default=0)
         if longest < LARGE:
             return data, longest
     items = [encode(obj) for obj in objs]
-    return items, max(map(len, items)) if set(map(type, items)) == {bytes} else None
+    return items, max(map(len, cast("list[bytes]", items))) if set(map(type, items)) == {bytes} else None
 
 
-def decode(item: Buffer | Sequence[Buffer] | Borrowed) -> Any:
+def decode(item: Received) -> Any:
     """Return the object that `item` was made of; raises whatever unpickling it raises."""
     if type(item) is bytes:
         kind = item[0]
         if kind == PICKLE:
             return _loads(item)
         return _unmarshal(item) if kind in MARSHALLED else item[1:]
+    if type(item) is int:
+        return item
     if type(item) is Borrowed:
         item = item.load()
     head, *buffers = cast("Sequence[Buffer]", item)
@@ -146,10 +155,14 @@ def decode(item: Buffer | Sequence[Buffer] | Borrowed) -> Any:
     return _loads(head, buffers=[bytearray(one) if memoryview(one).readonly else one for one in buffers])
 
 
-def decode_all(items: Sequence[Buffer | Sequence[Buffer] | Borrowed], objects: list[Any]) -> None:
+def decode_all(items: Sequence[Received], objects: list[Any]) -> None:
     """Append to `objects` what `items` were made of; if one of them raises, those before it are there."""
     step: Callable[[Any], Any] = decode
-    if set(map(type, items)) == {bytes}:
+    types = set(map(type, items))
+    if types == {int}:
+        objects += items
+        return
+    if types == {bytes}:
         kinds = set(map(_first, items))
         if kinds <= MARSHALLED:
             step = _unmarshal
@@ -171,8 +184,10 @@ def encode_bytes(message: bytes | memoryview) -> Item:
     return (message,) if is_pickle else (MESSAGE, message)
 
 
-def decode_bytes(item: Buffer | Sequence[Buffer] | Borrowed) -> Buffer:
+def decode_bytes(item: Received) -> Buffer:
     """Return the bytes that `send_bytes` was given, or a pickle of the object that `send` was given."""
+    if type(item) is int:
+        return _dumps(item, 5)
     if type(item) is Borrowed:
         item = item.load()
     head, *buffers = (item,) if type(item) is bytes else cast("Sequence[Buffer]", item)

@@ -9,7 +9,7 @@ from typing import Any, Final
 from fiberq.bench.crew import Crew
 from fiberq.bench.memory import own_node, resident
 from fiberq.bench.values import Figures, Make, Size
-from fiberq.codec import encode
+from fiberq.protocol.ints import SIZE
 from fiberq.settings import config
 
 STEPS: Final = 10
@@ -35,7 +35,7 @@ def depth(crew: Crew, make: Make, size: Size) -> Figures:
             grown.append(float(now - empty))
     extra = {"the last tenth's rate to the first's": seconds[0] / seconds[-1]}
     if grown:
-        extra["node's bytes an item, over the payload"] = grown[-1] / (step * STEPS) - len(encode(7))
+        extra["node's bytes an item, over the payload"] = grown[-1] / (step * STEPS) - SIZE
     return Figures(step * STEPS / sum(seconds), extra, grown)
 
 

@@ -15,15 +15,18 @@ from collections.abc import Callable, Container, Hashable, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import repeat, starmap
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from fiberq.abc import Buffer
 from fiberq.errors import ProtocolError
-from fiberq.protocol import frames
+from fiberq.protocol import frames, ints
 from fiberq.protocol.frames import READY, RECALL, RETURN, Frame, Ready, pack_ranges, pack_ready
 from fiberq.protocol.kinds import Kind
 from fiberq.protocol.ranges import Ranges, runs
 from fiberq.protocol.session import Session
+
+Got: TypeAlias = "Buffer | Sequence[Buffer] | int"
+"""An item that has come: as it travels, or, if small ints came together, such."""
 
 HORIZON: Final = 0.004
 """Seconds of work that a reader asks for ahead, or twice the round trip, where that is longer; where an item takes more
@@ -67,7 +70,7 @@ class Reader:
     def __init__(self, channel: int, kind: Kind) -> None:
         self.channel = channel
         self.kind = kind
-        self.ready: deque[tuple[int, Buffer | Sequence[Buffer]]] = deque()  # numbered, not started
+        self.ready: deque[tuple[int, Got]] = deque()  # numbered, not started
         self.low = 0  # ask ahead when fewer are ready
         self.ended: str | None = None  # why nothing will come any more
         self.waiting = 0  # callers that are blocked
@@ -125,7 +128,7 @@ class Reader:
             self.ready.extend((number, self.borrow(each, number)) for number, each in enumerate(items.elsewhere, first))
             self._next = first + len(items.elsewhere)
         else:
-            got = frames.split(items)
+            got: Sequence[Got] = ints.unpack(items) or frames.split(items)
             self._next = first + len(got)
             self.ready.extend(zip(range(first, self._next), got, strict=True))
         begun = min(self._told_waiting, self._next - first)
@@ -188,7 +191,7 @@ class Reader:
             self.giving = True
             session.send(Frame(RECALL, self.channel), now)
 
-    def take(self, caller: Hashable) -> tuple[int, Buffer | Sequence[Buffer]] | None:
+    def take(self, caller: Hashable) -> tuple[int, Got] | None:
         """Start the next item for `caller`, a thread's number or another object; what it held is finished."""
         self.finish(caller)
         if not self.ready:
@@ -205,18 +208,18 @@ class Reader:
         self.keep(caller, number)
         return number, item
 
-    def take_more(self, caller: Hashable, most: int) -> list[Buffer | Sequence[Buffer]]:
+    def take_more(self, caller: Hashable, most: int) -> list[Got]:
         """Start what is ready, at most `most` items, for a `caller` that has just taken one and holds that, too."""
         if self.owner is not None:
             self._disown()
-        taken: list[tuple[int, Buffer | Sequence[Buffer]]] = []
+        taken: list[tuple[int, Got]] = []
         with suppress(IndexError):  # what was there before is in the list by then
             taken.extend(starmap(self.ready.popleft, repeat((), most)))
         if taken:
             self._hold(caller, [number for number, _ in taken])
         return [item for _, item in taken]
 
-    def untake(self, caller: Hashable, items: Sequence[Buffer | Sequence[Buffer]]) -> None:
+    def untake(self, caller: Hashable, items: Sequence[Got]) -> None:
         """`caller` does not start the last `items` that it took."""
         mine = self.held[caller]
         numbers = mine[len(mine) - len(items) :]

@@ -247,6 +247,40 @@ def test_a_pickle_that_is_loaded_after_the_last_holder_went_raises() -> None:
 # -- threads and forks --
 
 
+@pytest.mark.parametrize("kind", [SimpleQueuePull, SimpleQueuePush, Queue, lambda: Queue(50)])
+def test_numbers_and_other_items_keep_their_order_and_types(kind: Any) -> None:
+    values: list[object] = []
+    for number in range(300):
+        values += [number, -number, number << 24, number % 2 == 0, None, number / 2, "text", b"i123", (number,)][
+            : 1 + number % 9
+        ]
+    with kind() as q:
+
+        def feed() -> None:
+            for start in range(0, len(values), 20):
+                for value in values[start : start + 10]:
+                    q.put(value)
+                q.put_many(values[start + 10 : start + 20])
+                q.put_many([1, 2, 3])
+            q.put(None)
+            q.flush()
+
+        feeder = threading.Thread(target=feed)
+        feeder.start()
+        wanted: list[object] = []
+        for start in range(0, len(values), 20):
+            wanted += [*values[start : start + 20], 1, 2, 3]
+        wanted.append(None)
+        got: list[object] = []
+        while len(got) < len(wanted):
+            got.append(q.get())
+            if len(got) < len(wanted):
+                got += q.get_many(7)
+        feeder.join()
+        assert got == wanted
+        assert list(map(type, got)) == list(map(type, wanted))
+
+
 def test_one_handle_serves_many_threads(kind: Kind) -> None:
     q = kind()
     got: list[Any] = []
