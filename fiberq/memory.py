@@ -96,6 +96,10 @@ class _Memory:
         # fails where the system has no more memory
         _alive.add(self)
 
+    @property
+    def closed(self) -> bool:
+        return self.descriptor < 0 and self.map is None
+
     def close(self) -> None:
         self.map = None
         self.close_descriptor()
@@ -114,6 +118,9 @@ _alive: WeakSet[_Memory] = WeakSet()
 def _close_inherited() -> None:
     """What a forked child has of its parent's memory is no use to it, and would be kept for as long as it lives."""
     for memory in list(_alive):
+        if memory.map is not None:
+            with suppress(BufferError):
+                memory.map.close()  # another thread of the parent may have been about to read it
         memory.close()
 
 
@@ -133,7 +140,8 @@ def _make_sheet() -> _Memory:
     memory = _make()
     os.ftruncate(memory.descriptor, SHEET)
     memory.size = SHEET
-    fcntl(memory.descriptor, F_ADD_SEALS, F_SEAL_SHRINK)
+    with suppress(OSError):
+        fcntl(memory.descriptor, F_ADD_SEALS, F_SEAL_SHRINK)
     _map(memory)
     return memory
 
@@ -162,10 +170,11 @@ def _map(memory: _Memory, read_only: bool = False) -> None:
 
 def _write(memory: _Memory, pieces: list[Buffer], size: int, start: int = 0) -> None:
     """Write all pieces, which have `size` bytes, in their order, from `start` on."""
-    if memory.map is not None and size <= memory.backed.get(start, 0):
+    mapped = memory.map
+    if mapped is not None and size <= memory.backed.get(start, 0):
         for piece in pieces:
             end = start + len(piece)
-            memory.map[start:end] = piece
+            mapped[start:end] = piece
             start = end
         return
     written = os.pwritev(memory.descriptor, pieces, start)
@@ -200,14 +209,16 @@ def _read(memory: _Memory, size: int, offset: int) -> bytes:
 
 def _peek(memory: _Memory, size: int, offset: int) -> bytes:
     """At most `size` bytes."""
-    if memory.map is not None:
-        return memory.map[offset : offset + size]
+    mapped = memory.map
+    if mapped is not None:
+        return mapped[offset : offset + size]
     return os.pread(memory.descriptor, size, offset)
 
 
 def _read_writable(memory: _Memory, size: int, offset: int) -> bytearray:
-    if memory.map is not None:
-        return bytearray(memoryview(memory.map)[offset : offset + size])
+    mapped = memory.map
+    if mapped is not None:
+        return bytearray(memoryview(mapped)[offset : offset + size])
     return _read_into(bytearray(size), memory, offset)
 
 
@@ -276,10 +287,11 @@ class Opened:
         """Raises as `_open` does."""
         key = pid, reference.descriptor, reference.inode
         memory = self._known.get(key)
-        if memory is None:
-            memory = self._known[key] = _open(*key)
+        if memory is None or memory.closed:  # it is found for a moment longer than it lives
+            memory = _open(*key)
             if self._maps and memory.size == SHEET:
                 _map(memory, read_only=True)
+            self._known[key] = memory  # not before it stays as it is: another thread may read from it at once
         elif memory.map is None and reference.offset + reference.size > memory.size:  # it has grown
             memory.size = os.fstat(memory.descriptor).st_size
         memory.used_at = now
@@ -349,8 +361,9 @@ class Pool:
         views = [part if type(part) is bytes else memoryview(part).cast("B") for part in item]
         lengths = list(map(len, views))
         generation = next(self._generations)
-        pieces: list[Buffer] = [struct.pack(f"<QQ{len(lengths)}Q", generation, len(lengths), *lengths)]
-        end = len(pieces[0])
+        # The generation is written before all else: who still reads what was there finds another one afterwards.
+        pieces: list[Buffer] = [_WORD.pack(generation), struct.pack(f"<{len(lengths) + 1}Q", len(lengths), *lengths)]
+        end = _HEAD.size + _WORD.size * len(lengths)
         for view, length in zip(views, lengths, strict=True):
             gap = -end % LINE
             pieces += (bytes(gap), view)
@@ -441,7 +454,7 @@ class Borrowed:
         """Its parts, if they can be read here."""
         try:
             return _load(self._opened.find(self._node, self._reference, monotonic()), self._reference)
-        except OSError:  # a ProtocolError is one, too
+        except (OSError, OverflowError):  # a ProtocolError is an OSError, too
             return None
 
 

@@ -157,6 +157,7 @@ class Writer:
         small: list[Any] = self.items[: self._most]
         types = set(map(type, small))
         if types == {int}:
+            self._most = MAX_ITEMS
             return Frame(PUT, self.channel, pack_items(*ints.pack(small))), len(small)
         if int in types:
             small = [marshal(item, ints.FORMAT) if type(item) is int else item for item in small]

@@ -66,6 +66,18 @@ def test_what_gathers_leaves_in_its_order(some: list[object]) -> None:
     assert len(sent) == bool(some)
 
 
+def test_ints_that_follow_long_items_fill_their_frames() -> None:
+    writer, session = Writer(1, Kind("pull")), Session()
+    for _ in range(2):
+        writer.add(bytes(59_999))
+    for number in range(20_000):
+        writer.add(number)
+    writer.pump(session, 0.0, everything=True)
+    counts = [len(read_items(memoryview(b"".join(frame.body)), ()).lengths) for frame in session.waiting]
+    assert sum(counts) == 20_002
+    assert len(counts) <= 7
+
+
 def test_all_ways_to_read_one() -> None:
     items, longest = encode_all([3, LEAST, MOST])
     assert (list(items), longest) == ([3, LEAST, MOST], ints.SIZE)

@@ -201,14 +201,52 @@ def test_what_could_be_made_shorter_is_not_mapped() -> None:
         borrow(reference).load()
 
 
+def test_where_nothing_can_be_sealed_sheets_are_read_by_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    import fcntl
+
+    def refuse(*_: int) -> int:
+        raise OSError(22, "Invalid argument")
+
+    monkeypatch.setattr(fcntl, "fcntl", refuse)
+    shared = share((b"item", bytes(SHARE_FROM)))
+    reference = reference_of(shared)
+    opened = Opened()
+    assert Borrowed(HERE, reference, opened, asked).load() == [b"item", bytes(SHARE_FROM)]
+    assert opened.find(HERE, reference, 0.0).map is None
+
+
+def test_no_thread_finds_memory_that_is_not_mapped_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened, map_it, found = Opened(), memory._map, []
+
+    def map_late(place: Any, read_only: bool = False) -> None:
+        found.extend(opened._known.values())
+        map_it(place, read_only)
+
+    shared = share((b"item", bytes(SHARE_FROM)))
+    reference = reference_of(shared)
+    monkeypatch.setattr(memory, "_map", map_late)
+    opened.find(HERE, reference, 0.0)
+    assert not found, "before Python 3.13, mapping it closes its descriptor, which another thread may be using"
+
+
+def test_memory_that_is_just_being_closed_is_opened_anew() -> None:
+    opened = Opened()
+    shared = share((b"item", bytes(SHARE_FROM)))
+    reference = reference_of(shared)
+    opened.find(HERE, reference, 0.0).close()  # what another thread may see of its end
+    assert Borrowed(HERE, reference, opened, asked).load() == [b"item", bytes(SHARE_FROM)]
+
+
 def test_a_forked_child_has_nothing_mapped() -> None:
     pool, opened = Pool(), Opened()
-    reference = reference_of(share((b"item", bytes(SHARE_FROM)), pool))
-    opened.find(HERE, reference, 0.0)
+    shared = share((b"item", bytes(SHARE_FROM)), pool)
+    reference = reference_of(shared)
+    mapped = opened.find(HERE, reference, 0.0).map  # as a thread has it that reads
     child = os.fork()
     if not child:
         os._exit("/memfd:fiberq" in Path("/proc/self/maps").read_text())
     assert os.waitpid(child, 0)[1] == 0
+    del mapped
 
 
 @pytest.mark.parametrize("size", [SHARE_FROM, 1 << 20])
