@@ -30,7 +30,8 @@ from fiberq.registry import make
 from fiberq.steady import Steady
 
 BURST: Final = 64
-"""Messages that are taken in before what they caused is sent."""
+TURN: Final = 0.002
+"""Messages, and about as many seconds, after which what they caused is sent, though more have come."""
 
 SocketFiles: TypeAlias = "list[tuple[str, os.stat_result]]"
 """The files at which a node listens, and by what it knows that they are still its own."""
@@ -66,13 +67,14 @@ def serve(server: ServerSocket, broker: Broker, spin: float, over: Callable[[flo
                 latest = max(now, due)
                 event = recv(None if due == float("inf") else max(0.0, due + clock.missed - monotonic()))
         now = clock.advance(latest)
+        end = monotonic() + TURN
         while event is not None:
             if type(event) is Message:
                 message(event.peer, event.parts, now)
             else:
                 broker.lost(event.peer, now)
             room -= 1
-            event = recv(0) if room else None
+            event = recv(0) if room and monotonic() < end else None
 
 
 def main(settings: dict[str, Any]) -> None:

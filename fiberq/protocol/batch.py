@@ -9,10 +9,10 @@ from __future__ import annotations
 from array import array
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import accumulate, pairwise
+from itertools import accumulate
 
 from fiberq.abc import Buffer
-from fiberq.protocol.frames import Items, pack_items, pack_references
+from fiberq.protocol.frames import Items, pack_items, pack_references, split
 from fiberq.protocol.lent import Lent
 
 
@@ -135,9 +135,7 @@ class Run:
         if ways == 1 or len(self) == 1:
             return [self]
         lengths = self.lengths()
-        payload = self.payload()
-        ends = [0, *accumulate(lengths)]
-        items = [payload[start:stop] for start, stop in pairwise(ends)]
+        items = split(Items(lengths, self.payload(), ()))
         runs = []
         for way in range(min(ways, len(items))):
             mine = lengths[way::ways]

@@ -214,6 +214,8 @@ class Broker:
         self._outbox.touched[member] = None
         member.heard = self._outbox.now
         frame = member.session.accept(received, member.heard)
+        if member.behind and not member.crowded:
+            self._catch_up(member)
         if frame is None:
             return
         body = frame.body[0]
@@ -224,6 +226,12 @@ class Broker:
             self._goodbye(member)
         else:
             self._channel_frame(member, frame, body)
+
+    def _catch_up(self, member: Member) -> None:
+        """What has gathered for a process can leave."""
+        behind, member.behind = member.behind, {}
+        for channel in filter(None, map(self._channels.known.get, behind)):
+            channel.device.serve(member, self._outbox.now)
 
     def _channel_frame(self, member: Member, frame: Frame, body: memoryview) -> None:
         channel = self._channels.known.get(frame.channel)

@@ -21,7 +21,9 @@ from fiberq.protocol.frames import RECALL, TAKEN, Frame, Ready, pack_ranges
 from fiberq.protocol.kinds import Kind
 
 RECALL_AFTER: Final = 0.010
-"""Seconds that a reader may sit on items while another waits."""
+RECALL_LATER: Final = 2
+"""Seconds that a reader may sit on items while another waits, and so many of its round trips: what is on its way to a
+process that is far, or waits for a processor, would only travel again. At most `LONGEST_ROUND`."""
 
 LONGEST_ROUND: Final = 1.0
 """Seconds that an item stays with one listening reader, at most, while another listens."""
@@ -71,7 +73,7 @@ class PullDevice(Device):
             if patience is not None and patience <= now:
                 self._take_all_back(reader, now)
         slow = self._slowest()
-        if slow is not None and self._sat_since(slow) + self._sits_for <= now:
+        if slow is not None and self._sits_until(slow) <= now:
             if not self._waiting:
                 self._round = min(2 * self._round, LONGEST_ROUND)
             self._recall(slow, now)
@@ -157,11 +159,6 @@ class PullDevice(Device):
 
     # -- recall --
 
-    @property
-    def _sits_for(self) -> float:
-        """Seconds that a reader may sit on items now."""
-        return RECALL_AFTER if self._waiting else self._round
-
     def _starves(self, reader: Reader) -> bool:
         """Whether others have nothing, and would like what `reader` has."""
         return not self._count and any(place.keys() - {reader.key} for place in (self._waiting, self._listening))
@@ -191,8 +188,11 @@ class PullDevice(Device):
         patience = RECALL_PATIENCE + RECALL_ROUND_TRIPS * reader.round_trip
         return reader.recalled_at + min(patience, LONGEST_PATIENCE)
 
-    def _sat_since(self, reader: Reader) -> float:
-        return reader.leases[reader.place_of(reader.started)].at
+    def _sits_until(self, reader: Reader) -> float:
+        """When what a reader sits on is recalled."""
+        since = reader.leases[reader.place_of(reader.started)].at
+        far = min(RECALL_LATER * reader.round_trip, LONGEST_ROUND)
+        return since + (RECALL_AFTER if self._waiting else self._round) + far
 
     def _take_all_back(self, reader: Reader, now: float) -> None:
         reader.recalled_at = None
@@ -209,5 +209,5 @@ class PullDevice(Device):
         ends = map(self._patience_ends, self._ahead.values())
         times = [end for end in ends if end is not None]
         if (slow := self._slowest()) is not None:
-            times.append(self._sat_since(slow) + self._sits_for)
+            times.append(self._sits_until(slow))
         return times

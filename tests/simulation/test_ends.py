@@ -15,6 +15,7 @@ from fiberq.protocol.client import Client
 from fiberq.protocol.frames import PUT, READY, REQUEST, Frame, decode, pack_items
 from fiberq.protocol.kinds import Kind
 from fiberq.protocol.pull import RECALL_AFTER, RECALL_PATIENCE
+from fiberq.protocol.push import ENOUGH
 from fiberq.protocol.reader import IDLE, Holder, Reader
 from fiberq.protocol.session import WINDOW, drain
 from fiberq.protocol.strangers import ASK_AGAIN
@@ -68,12 +69,21 @@ class Node:
 
     def put_on_its_way(self, item: bytes) -> None:
         """The node takes an item; what it sends to others is in `flying`."""
+        self.let_in(item)
+        assert self.flying
+
+    def let_in(self, item: bytes) -> None:
+        """As `put_on_its_way`, but there may be nothing that the node sends."""
         self.creator.writers[CHANNEL].items.append(item)
         self.creator.pump(self.creator.writers[CHANNEL], self.now)
         for message in drain(self.creator.session):
             self.broker.message("creator", message, self.now)
-        self.flying = [message for peer, message in self.broker.output(self.now) if peer != "creator"]
-        assert self.flying
+        self.flying = []
+        for peer, message in self.broker.output(self.now):
+            if peer == "creator":
+                self.creator.message(message, self.now)
+            else:
+                self.flying.append(message)
 
     def ask(self, client: Client) -> None:
         reader = client.readers[CHANNEL]
@@ -432,10 +442,42 @@ def test_an_item_that_crossed_a_cancel_goes_back_if_nobody_comes_for_it() -> Non
     client, other = node.client("late", "r"), node.client("other", "r")
     _cross_a_cancel(node, client)
     assert node.get(other) is None
-    node.now += 2 * IDLE
+    node.now += IDLE
+    assert client.idle(node.now)
+    node.now += IDLE
     assert not client.idle(node.now)
     node.settle()
     assert node.get(other) == b"item"
+
+
+@pytest.mark.parametrize(("count", "frames"), [(2, 2), (ENOUGH, 3), (4 * ENOUGH, 3 + 3)])
+def test_small_items_gather_for_a_push_reader_that_is_behind(count: int, frames: int) -> None:
+    node = Node("push")
+    client = node.client("behind", "r")
+    node.ask(client)
+    node.settle()
+    items, flying = [b"%d" % number for number in range(count)], []
+    for item in items:
+        node.let_in(item)
+        flying += node.flying
+    assert len(flying) == frames
+    for message in flying:
+        client.message(message, node.now)
+    node.settle()
+    assert [item for _, item in client.readers[CHANNEL].ready] == items
+
+
+def test_a_process_that_was_kept_from_running_gives_nothing_back() -> None:
+    """Its thread that looks may run before the one that is about to get."""
+    node = Node("pull")
+    client = node.client("late", "r")
+    _cross_a_cancel(node, client)
+    for _ in range(3):
+        node.now += 1.0
+        assert client.idle(node.now)
+    reader = client.readers[CHANNEL]
+    assert not reader.giving
+    assert len(reader.ready) == 1
 
 
 def test_an_item_that_crossed_a_cancel_is_recalled_if_another_waits() -> None:
@@ -444,8 +486,9 @@ def test_an_item_that_crossed_a_cancel_is_recalled_if_another_waits() -> None:
     _cross_a_cancel(node, client)
     node.ask(other)
     node.settle()
-    node.now += 2 * RECALL_AFTER
-    node.settle()
+    for _ in range(20):
+        node.now += RECALL_AFTER / 10
+        node.settle()
     assert other.readers[CHANNEL].take(1) == (0, b"item")
 
 

@@ -19,6 +19,7 @@ from fiberq.protocol.pull import (
     LONGEST_PATIENCE,
     LONGEST_ROUND,
     RECALL_AFTER,
+    RECALL_LATER,
     RECALL_PATIENCE,
     RECALL_ROUND_TRIPS,
     PullDevice,
@@ -498,8 +499,13 @@ def test_a_distant_reader_has_longer_to_answer(round_trip: float, longer: float)
     desk.device.ready(far, Ready(4, 0, 1), 0.0)
     desk.put(b"a", b"b", b"c")
     desk.device.ready("idle", Ready(1, 0, 1), 0.0)
-    desk.device.tick(RECALL_AFTER)
-    end = RECALL_AFTER + min(RECALL_PATIENCE + longer, LONGEST_PATIENCE)
+    asked = RECALL_AFTER + min(RECALL_LATER * round_trip, LONGEST_ROUND)
+    assert desk.device.alarm == pytest.approx(asked)
+    desk.device.tick(asked - 0.001)
+    assert desk.recalls == []
+    desk.device.tick(asked)
+    assert desk.recalls == [far]
+    end = asked + min(RECALL_PATIENCE + longer, LONGEST_PATIENCE)
     assert desk.device.alarm == pytest.approx(end)
     desk.device.tick(end - 0.01)
     assert "idle" not in desk.got
