@@ -42,12 +42,13 @@ LOOK: Final = 0.25
 
 def serve(server: ServerSocket, broker: Broker, spin: float, over: Callable[[float], bool] | None = None) -> None:
     """Run the node until the socket is closed, or `over`, which is asked every `LOOK` seconds, says so. A busy node
-    polls for `spin` seconds before it blocks."""
+    polls for `spin` seconds before it blocks, or less where that was in vain, as KVM polls for a halted guest."""
     monotonic = time.monotonic
     recv, send = server.recv, server.send
     message, output = broker.message, broker.output
     clock = Steady(monotonic)
     now = clock.now
+    window = spin
     longest = float("inf") if over is None else LOOK
     while over is None or not over(now):
         for peer, parts in output(now):
@@ -60,12 +61,14 @@ def serve(server: ServerSocket, broker: Broker, spin: float, over: Callable[[flo
         if event is None:
             room = 1  # who speaks now waits for an answer, as a rule, and nobody else did speak
             due = min(broker.due(), now + longest)
-            until = min(now + spin, due) + clock.missed
+            began = monotonic()
+            until = min(began + window, due + clock.missed)
             while event is None and monotonic() < until:
                 event = recv(0)
             if event is None:
                 latest = max(now, due)
                 event = recv(None if due == float("inf") else max(0.0, due + clock.missed - monotonic()))
+            window = spin if monotonic() < began + spin else window / 2
         now = clock.advance(latest)
         end = monotonic() + TURN
         while event is not None:
