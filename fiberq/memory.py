@@ -295,8 +295,8 @@ class Opened:
         elif memory.map is None and reference.offset + reference.size > memory.size:  # it has grown
             memory.size = os.fstat(memory.descriptor).st_size
         memory.used_at = now
-        if memory.size == SHEET and key not in self._kept:
-            if len(self._kept) >= OPEN:
+        if memory.size == SHEET and self._kept.get(key) is not memory:  # two threads may have opened it
+            if key not in self._kept and len(self._kept) >= OPEN:
                 oldest = min(list(self._kept.items()), key=lambda each: each[1].used_at)[0]
                 self._kept.pop(oldest, None)
             self._kept[key] = memory

@@ -237,6 +237,28 @@ def test_memory_that_is_just_being_closed_is_opened_anew() -> None:
     assert Borrowed(HERE, reference, opened, asked).load() == [b"item", bytes(SHARE_FROM)]
 
 
+def test_of_what_two_threads_opened_at_once_the_one_is_kept_that_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened, open_it, first = Opened(), memory._open, []
+    shared = share((b"item", bytes(SHARE_FROM)))
+    reference = reference_of(shared)
+
+    def open_late(*key: int) -> Any:
+        if not first:
+            first.append(None)
+            first[0] = opened.find(HERE, reference, 0.0)  # another thread is faster
+        return open_it(*key)
+
+    monkeypatch.setattr(memory, "_open", open_late)
+    second = opened.find(HERE, reference, 0.0)
+    assert first[0] is not second
+    first.clear()
+    found = opened.find(HERE, reference, 0.0)
+    assert found is second
+    del found, second
+    monkeypatch.setattr(memory, "_open", lambda *_: pytest.fail("it is opened for each item"))
+    opened.find(HERE, reference, 0.0)
+
+
 def test_a_forked_child_has_nothing_mapped() -> None:
     pool, opened = Pool(), Opened()
     shared = share((b"item", bytes(SHARE_FROM)), pool)
