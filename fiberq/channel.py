@@ -265,10 +265,11 @@ class Channel:
                 if type(item) is int:
                     return item
                 if type(item) is bytes:
-                    if item[0] in MARSHALLED:
-                        return unmarshal(item)
-                    if item[0] == PICKLE:
+                    first = item[0]
+                    if first == PICKLE:
                         return loads(item)
+                    if first in MARSHALLED:
+                        return unmarshal(item)
                 return decode(item)
         deadline = _deadline(timeout)
         link = self._attach_by(deadline)

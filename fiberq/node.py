@@ -31,7 +31,7 @@ from fiberq.steady import Steady
 
 BURST: Final = 64
 TURN: Final = 0.002
-"""Messages, and about as many seconds, after which what they caused is sent, though more have come."""
+"""Messages that are taken in, and seconds for which that goes on, before what they caused is sent."""
 
 SocketFiles: TypeAlias = "list[tuple[str, os.stat_result]]"
 """The files at which a node listens, and by what it knows that they are still its own."""

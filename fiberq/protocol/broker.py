@@ -213,8 +213,9 @@ class Broker:
     def _received(self, member: Member, received: Received) -> None:
         self._outbox.touched[member] = None
         member.heard = self._outbox.now
+        acknowledged = member.session.acknowledged
         frame = member.session.accept(received, member.heard)
-        if member.behind and not member.crowded:
+        if member.behind and member.session.acknowledged != acknowledged:
             self._catch_up(member)
         if frame is None:
             return
@@ -232,6 +233,8 @@ class Broker:
         behind, member.behind = member.behind, {}
         for channel in filter(None, map(self._channels.known.get, behind)):
             channel.device.serve(member, self._outbox.now)
+            self._channels.check(channel)
+        self._channels.regulate()
 
     def _channel_frame(self, member: Member, frame: Frame, body: memoryview) -> None:
         channel = self._channels.known.get(frame.channel)

@@ -121,13 +121,6 @@ class Reader:
         self.recalled_at: float | None = None
         self.queue: deque[Run] = deque()  # dealt to it, not delivered; only push queues use it
 
-    def falls_behind(self, channel: int) -> bool:
-        """Whether so much is under way to it that more can gather: `serve` is called when that is over."""
-        if not getattr(self.key, "crowded", False):
-            return False
-        self.key.behind[channel] = None  # type: ignore[attr-defined]
-        return True
-
     @property
     def round_trip(self) -> float:
         """Seconds that a frame to it and its acknowledgement take."""
@@ -347,7 +340,7 @@ class Device(ABC):
             self._serve(reader, now)
 
     def serve(self, key: Key, now: float) -> None:
-        """A reader that fell behind has taken in what was under way to it."""
+        """A reader for whom something has gathered has acknowledged what came before."""
         reader = self.readers.get(key)
         if reader is not None:
             self._serve(reader, now)

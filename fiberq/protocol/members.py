@@ -17,9 +17,6 @@ from fiberq.protocol.session import Session
 MAX_WAITING: Final = 50_000
 """Frames that wait for a process to acknowledge those before."""
 
-UNDER_WAY: Final = 3
-"""Unacknowledged frames of a process past which small ones for it gather, as in a writer."""
-
 MAX_UNREAD: Final = 4096
 MAX_UNREAD_BYTES: Final = 4 << 20
 FEW_UNREAD: Final = 64
@@ -47,7 +44,7 @@ class Member:
         self.lender: int | None = None  # its number, if it and the node share memory
         self.unread: deque[tuple[int, int]] = deque()  # answers that it has not acknowledged: number, bytes
         self.unread_bytes = 0
-        self.behind: dict[int, None] = {}  # queues that have something for it, once it has taken in what is under way
+        self.behind: dict[int, None] = {}  # queues to look at when it has acknowledged more: see `push`
         self.holds: dict[int, str] = {}  # channel -> "r", "w" or "rw"
         self.flights: dict[str, dict[int, str]] = {}  # token -> what the handle in flight holds
 
@@ -55,11 +52,6 @@ class Member:
     def near(self) -> bool:
         """Whether it can read what the node has in shared memory."""
         return self.lender is not None
-
-    @property
-    def crowded(self) -> bool:
-        """Whether so much is under way to it that more of the same can gather."""
-        return self.session.busy >= UNDER_WAY
 
     @property
     def round_trip(self) -> float:

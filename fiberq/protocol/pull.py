@@ -72,11 +72,11 @@ class PullDevice(Device):
             patience = self._patience_ends(reader)
             if patience is not None and patience <= now:
                 self._take_all_back(reader, now)
-        slow = self._slowest()
-        if slow is not None and self._sits_until(slow) <= now:
+        late = [reader for reader in self._sitting() if self._sits_until(reader) <= now]
+        if late:
             if not self._waiting:
                 self._round = min(2 * self._round, LONGEST_ROUND)
-            self._recall(slow, now)
+            self._recall(max(late, key=Reader.unstarted), now)
         self._set_alarm()
 
     def recall(self, key: Key, now: float) -> None:
@@ -161,22 +161,22 @@ class PullDevice(Device):
 
     def _starves(self, reader: Reader) -> bool:
         """Whether others have nothing, and would like what `reader` has."""
-        return not self._count and any(place.keys() - {reader.key} for place in (self._waiting, self._listening))
+        others = (len(place) > (reader.key in place) for place in (self._waiting, self._listening))
+        return not self._count and any(others)
 
     def _recall(self, reader: Reader, now: float) -> None:
         reader.recalled_at = now
         self._send(reader.key, Frame(RECALL, self.channel))
 
-    def _slowest(self) -> Reader | None:
-        """The reader with the most items to recall, if others starve."""
+    def _sitting(self) -> list[Reader]:
+        """The readers that have items to recall, while others starve."""
         if self._count or not (self._waiting or self._listening):
-            return None
+            return []
         for reader in list(self._ahead.values()):
             if reader.recalled_at is None and not reader.unstarted():
                 del self._ahead[reader.key]
         asked = (reader for reader in self._ahead.values() if reader.recalled_at is None and not reader.away)
-        slowest = max(asked, key=Reader.unstarted, default=None)
-        return slowest if slowest is not None and self._starves(slowest) else None
+        return [reader for reader in asked if self._starves(reader)]
 
     def _patience_ends(self, reader: Reader) -> float | None:
         """When the recalled `reader` loses what it has unasked: never, while nobody else waits for that; and never what
@@ -208,6 +208,4 @@ class PullDevice(Device):
             return []
         ends = map(self._patience_ends, self._ahead.values())
         times = [end for end in ends if end is not None]
-        if (slow := self._slowest()) is not None:
-            times.append(self._sits_until(slow))
-        return times
+        return times + list(map(self._sits_until, self._sitting()))

@@ -52,6 +52,9 @@ PUSH_WINDOW: Final = 8192
 IDLE: Final = 0.01
 """Seconds without a caller after which a reader gives back what it was sent ahead: others would overtake it."""
 
+LATE_LOOKS: Final = 3
+"""So many times in a row it is looked in vain for a caller, if the last look was late."""
+
 PROGRESS: Final = 0.005
 """Seconds after which a push reader tells what it has finished, where its window gives no cause to."""
 
@@ -113,7 +116,8 @@ class Reader:
         self._measured_at = 0.0
         self._measured_from = 0
         self._looked_at = 0.0  # when `idle` was called last,
-        self._looked_on = -1  # and what callers had used then
+        self._looked_on = -1  # what callers had used then,
+        self._unused = 0  # and how many such looks in a row found that they had used nothing since the one before
 
     # -- what comes --
 
@@ -177,15 +181,16 @@ class Reader:
 
     def idle(self, session: Session, now: float) -> bool:
         """If no caller has come in `IDLE` seconds, give back what is ready and tell how far this reader is; return
-        whether there is more to do of this kind later. Nor may one have come since the last look, a while ago: else
-        the whole process may have been kept from running."""
+        whether there is more to do of this kind later. Nor may one have come since the last look, or since some more if
+        this one is late: then the callers may have been kept from running, too."""
         gives = bool(self.ready) and not (self.giving or self.kind.pushed or self._needs)
-        on_time, self._looked_at = now < self._looked_at + 2 * IDLE, now
-        unused, self._looked_on = on_time and self._used == self._looked_on, self._used
+        late = now > self._looked_at + 2 * IDLE
+        self._unused = self._unused + 1 if self._used == self._looked_on else 0
+        self._looked_at, self._looked_on = now, self._used
         behind = self._started() != self._reported
         if self.kind.keeps and self._told_held:  # a `get` that raised finished something, too
             behind |= self._held() != self._told_held
-        if gives and unused and now > max(self.fresh_until, self._came_at) + IDLE:
+        if gives and self._unused >= (LATE_LOOKS if late else 1) and now > max(self.fresh_until, self._came_at) + IDLE:
             self.give_back(session, now)
             return False
         if behind and now > self.fresh_until + IDLE and session.acknowledged >= self._report_number:

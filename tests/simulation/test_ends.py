@@ -12,11 +12,12 @@ from sim import CHANNEL, Ledger, Message, WatchedBroker
 from fiberq.errors import NodeError
 from fiberq.memory import Opened, Pool, fetch, make_vault, prove
 from fiberq.protocol.client import Client
-from fiberq.protocol.frames import PUT, READY, REQUEST, Frame, decode, pack_items
+from fiberq.protocol.frames import DELIVER, HEADER, MAGIC, PUT, READY, REQUEST, Frame, decode, pack_items
 from fiberq.protocol.kinds import Kind
 from fiberq.protocol.pull import RECALL_AFTER, RECALL_PATIENCE
-from fiberq.protocol.push import ENOUGH
-from fiberq.protocol.reader import IDLE, Holder, Reader
+from fiberq.protocol.push import SMALL
+from fiberq.protocol.push import UNDER_WAY as ENOUGH_UNDER_WAY
+from fiberq.protocol.reader import IDLE, LATE_LOOKS, Holder, Reader
 from fiberq.protocol.session import WINDOW, drain
 from fiberq.protocol.strangers import ASK_AGAIN
 from fiberq.protocol.writer import MAX_BULK, MAX_UNDER_WAY, UNDER_WAY, Writer
@@ -450,34 +451,99 @@ def test_an_item_that_crossed_a_cancel_goes_back_if_nobody_comes_for_it() -> Non
     assert node.get(other) == b"item"
 
 
-@pytest.mark.parametrize(("count", "frames"), [(2, 2), (ENOUGH, 3), (4 * ENOUGH, 3 + 3)])
-def test_small_items_gather_for_a_push_reader_that_is_behind(count: int, frames: int) -> None:
+@pytest.mark.parametrize(("count", "frames"), [(2, 2), (16, ENOUGH_UNDER_WAY), (32, ENOUGH_UNDER_WAY + 1)])
+@pytest.mark.parametrize("length", [1, SMALL])
+def test_small_items_gather_for_a_push_reader_that_is_behind(count: int, frames: int, length: int) -> None:
     node = Node("push")
     client = node.client("behind", "r")
     node.ask(client)
     node.settle()
-    items, flying = [b"%d" % number for number in range(count)], []
+    items, flying = [b"%d" % number + bytes(length) for number in range(count)], []
     for item in items:
         node.let_in(item)
         flying += node.flying
-    assert len(flying) == frames
+    assert len(flying) == (count if length == SMALL else frames)
     for message in flying:
         client.message(message, node.now)
     node.settle()
     assert [item for _, item in client.readers[CHANNEL].ready] == items
 
 
-def test_a_process_that_was_kept_from_running_gives_nothing_back() -> None:
+def _send_without_acknowledgement(node: Node, client: Client) -> None:
+    (message,) = drain(client.session)
+    kind, flags, seq, _, channel = HEADER.unpack_from(message[0])[1:]
+    bare = HEADER.pack(MAGIC, kind, flags, seq, 0, channel) + bytes(message[0][HEADER.size :])
+    node.broker.message(client.name, (bare,), node.now)
+
+
+def test_who_waits_for_a_push_queue_waits_for_nothing_else_that_is_under_way() -> None:
+    node = Node("push")
+    client = node.client("behind", "r")
+    node.ask(client)
+    node.settle()
+    flying = []
+    for number in range(ENOUGH_UNDER_WAY + 2):
+        node.let_in(b"%d" % number)
+        flying += node.flying
+    assert len(flying) == ENOUGH_UNDER_WAY
+    for message in flying:
+        client.message(message, node.now)
+    reader = client.readers[CHANNEL]
+    for _ in flying:
+        assert reader.take(1)
+    client.session.out.clear()  # no acknowledgement has come
+    client.session.ack_at = None
+    reader.waiting = 1
+    reader.progress(client.session, node.now)
+    _send_without_acknowledgement(node, client)
+    assert [decode(sent).kind for _, sent in node.broker.output(node.now)].count(DELIVER) == 1
+
+
+def test_what_gathered_and_cannot_be_read_was_the_last_of_its_queue(monkeypatch: pytest.MonkeyPatch) -> None:
+    node = Node("push")
+    client = node.client("behind", "r")
+    node.ask(client)
+    node.settle()
+    flying = []
+    for number in range(ENOUGH_UNDER_WAY + 1):
+        node.let_in(b"%d" % number)
+        flying += node.flying
+    node.creator.request(node.now, op="shutdown", channel=CHANNEL, drop=False)
+    for message in drain(node.creator.session):
+        node.broker.message("creator", message, node.now)
+    flying += [message for peer, message in node.broker.output(node.now) if peer == "behind"]
+
+    def fail(*_: object) -> Any:
+        raise OSError("spoiled")
+
+    monkeypatch.setattr("fiberq.protocol.device.body", fail)
+    for message in flying:
+        client.message(message, node.now)
+    reader = client.readers[CHANNEL]
+    reader.waiting = 0
+    while reader.take(1):
+        pass
+    client.session.out.clear()
+    reader.progress(client.session, node.now)
+    _send_without_acknowledgement(node, client)
+    client.session.ack_at = node.now
+    node.settle()
+    assert reader.ended == "drained"
+
+
+def test_a_process_that_was_kept_from_running_gives_nothing_back_at_once() -> None:
     """Its thread that looks may run before the one that is about to get."""
     node = Node("pull")
     client = node.client("late", "r")
     _cross_a_cancel(node, client)
-    for _ in range(3):
+    reader = client.readers[CHANNEL]
+    for _ in range(LATE_LOOKS):
         node.now += 1.0
         assert client.idle(node.now)
-    reader = client.readers[CHANNEL]
-    assert not reader.giving
-    assert len(reader.ready) == 1
+        assert not reader.giving
+    node.now += 1.0
+    assert not client.idle(node.now)
+    assert reader.giving
 
 
 def test_an_item_that_crossed_a_cancel_is_recalled_if_another_waits() -> None:

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fiberq import codec
 from fiberq.codec import LARGE, decode, decode_all, decode_bytes, encode, encode_all, encode_bytes, is_shared
 from fiberq.errors import ItemError
 from fiberq.protocol.writer import size
@@ -141,6 +142,23 @@ def test_only_memory_that_the_caller_can_write_to_is_shared() -> None:
     assert not is_shared(encode(bytes(10 * LARGE)))
     assert not is_shared(encode("x" * 10 * LARGE))
     assert not is_shared(encode(numpy.ones(3)))
+
+
+def test_a_large_buffer_travels_by_itself_in_whatever_kind_of_object(monkeypatch: pytest.MonkeyPatch) -> None:
+    numpy = pytest.importorskip("numpy")
+    monkeypatch.setattr(codec, "_light", {dict, list})
+    array = numpy.ones(LARGE)
+    assert type(encode({"a": 1})) is bytes
+    for obj in ({"a": array}, {"a": array}, [array, array[::2].copy()], (array,)):
+        item = encode(obj)
+        assert isinstance(item, tuple)
+        assert len(item[0]) < 1000
+        assert item[1].obj is array
+    assert not codec._light
+    assert type(encode({"a": 1})) is bytes
+    text = encode({"a": "x" * LARGE})
+    assert isinstance(text, tuple)
+    assert len(text) == 1
 
 
 def test_what_pickle_cannot_do_cloudpickle_does() -> None:

@@ -513,6 +513,22 @@ def test_a_distant_reader_has_longer_to_answer(round_trip: float, longer: float)
     assert desk.got["idle"] == [b"b"]
 
 
+def test_a_distant_reader_does_not_delay_the_recall_from_another() -> None:
+    desk = Desk(PullDevice)
+    far = Distant("far")
+    far.round_trip = 0.1
+    desk.device.ready(far, Ready(4, 0, 1), 0.0)
+    desk.put(*[b"far"] * 4)
+    desk.device.ready("near", Ready(3, 0, 1), 0.0)
+    desk.put(*[b"near"] * 3)
+    desk.device.ready("idle", Ready(1, 0, 1), 0.0)
+    assert desk.device.alarm == pytest.approx(RECALL_AFTER)
+    desk.device.tick(RECALL_AFTER)
+    assert desk.recalls == ["near"]
+    desk.device.tick(RECALL_AFTER + RECALL_LATER * 0.1)
+    assert desk.recalls == ["near", far]
+
+
 def test_a_reader_that_gives_items_back_late_loses_them_only_when_another_waits() -> None:
     desk = Desk(PullDevice)
     desk.device.ready("slow", Ready(4, 0, 1), 0.0)
