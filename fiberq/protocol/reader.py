@@ -43,7 +43,7 @@ GROWTH: Final = 8
 """Times as many items that a reader asks for ahead, at most, after each measurement. With 2, each of 64 readers had had
 its share of 300,000 items before it was at speed."""
 
-MAX_AHEAD: Final = 4096
+MAX_AHEAD: Final = 8192
 """Items that a pull reader asks for ahead."""
 
 PUSH_WINDOW: Final = 8192
