@@ -209,7 +209,7 @@ def the_slots_of_a_dead_writer_are_kept() -> Iterator[None]:
 
 @mutant("ahead")
 def nobody_is_asked_to_give_back() -> Iterator[None]:
-    with patch.object(PullDevice, "_slowest", lambda _: None):
+    with patch.object(PullDevice, "_sitting", lambda _: []):
         yield
 
 
