@@ -15,6 +15,7 @@ from fiberq.protocol.client import Client
 from fiberq.protocol.device import Device, Key, Reader
 from fiberq.protocol.frames import PUT, RETURN, Frame, Received, pack_ranges
 from fiberq.protocol.pull import PullDevice
+from fiberq.protocol.push import PushDevice
 from fiberq.protocol.reader import Reader as ClientReader
 from fiberq.protocol.session import Session
 from fiberq.protocol.slots import Slots
@@ -210,6 +211,19 @@ def the_slots_of_a_dead_writer_are_kept() -> Iterator[None]:
 @mutant("ahead")
 def nobody_is_asked_to_give_back() -> Iterator[None]:
     with patch.object(PullDevice, "_sitting", lambda _: []):
+        yield
+
+
+@mutant()
+def what_has_gathered_for_a_reader_stays_there() -> Iterator[None]:
+    lets_gather, stuck = PushDevice._lets_gather, set[Key]()
+
+    def wrong(self: PushDevice, reader: Reader) -> bool:
+        if reader.key not in stuck and lets_gather(self, reader):
+            stuck.add(reader.key)
+        return reader.key in stuck
+
+    with patch.object(PushDevice, "_lets_gather", wrong):
         yield
 
 
