@@ -46,8 +46,8 @@ def payloads(axes: Axes, results: list[Result]) -> bool:
     kinds = [result for result in results if result.case.work in PAYLOADS and result.case.size[1:] == _fewest(results)]
     names = [name for name in PAYLOADS if any(result.case.work == name for result in kinds)]
     for contender, own in _by_contender(kinds).items():
-        rates = {result.case.work: statistics.median(result.values) for result in own}
-        axes.plot([names.index(name) for name in rates], list(rates.values()), marker="o", label=contender)
+        rates = sorted((names.index(result.case.work), statistics.median(result.values)) for result in own)
+        axes.plot(*zip(*rates, strict=True), marker="o", label=contender)
     axes.set(xticks=range(len(names)), xticklabels=names, yscale="log", ylabel="items/s", title="throughput by payload")
     return bool(kinds)
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -202,6 +202,21 @@ def test_pictures_are_of_what_was_measured(tmp_path: Path) -> None:
     grown = [Figures(1.0, {}, [10.0 * number for number in range(10)])]
     assert plot.plot([Result(case, "mine", grown, [])], str(tmp_path)) == [str(tmp_path / "memory.png")]
     assert (tmp_path / "memory.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_line_goes_from_the_smallest_payload_to_the_largest_whatever_came_first() -> None:
+    class Axes:
+        lines: ClassVar[list[Any]] = []
+
+        def plot(self, *line: Any, **_: Any) -> None:
+            self.lines.append(line)
+
+        def set(self, **_: Any) -> None:
+            pass
+
+    found = [Result(Case(work, Size(10)), "mine", [Figures(1.0)], []) for work in ("1MB", "ints", "dict")]
+    assert plot.payloads(Axes(), found)
+    assert Axes.lines == [((0, 1, 2), (1.0, 1.0, 1.0))]
 
 
 def test_a_ratio_is_to_the_reference_in_the_same_repetition() -> None:
