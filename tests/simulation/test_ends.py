@@ -451,17 +451,24 @@ def test_an_item_that_crossed_a_cancel_goes_back_if_nobody_comes_for_it() -> Non
     assert node.get(other) == b"item"
 
 
-@pytest.mark.parametrize(("count", "frames"), [(2, 2), (16, ENOUGH_UNDER_WAY), (32, ENOUGH_UNDER_WAY + 1)])
-@pytest.mark.parametrize("length", [1, SMALL])
-def test_small_items_gather_for_a_push_reader_that_is_behind(count: int, frames: int, length: int) -> None:
+def _behind(items: list[bytes]) -> tuple[Node, Client, list[Message]]:
+    """A node, a push reader for which items were put one by one, and what is on its way to it."""
     node = Node("push")
     client = node.client("behind", "r")
     node.ask(client)
     node.settle()
-    items, flying = [b"%d" % number + bytes(length) for number in range(count)], []
+    flying: list[Message] = []
     for item in items:
         node.let_in(item)
         flying += node.flying
+    return node, client, flying
+
+
+@pytest.mark.parametrize(("count", "frames"), [(2, 2), (16, ENOUGH_UNDER_WAY), (32, ENOUGH_UNDER_WAY + 1)])
+@pytest.mark.parametrize("length", [1, SMALL])
+def test_small_items_gather_for_a_push_reader_that_is_behind(count: int, frames: int, length: int) -> None:
+    items = [b"%d" % number + bytes(length) for number in range(count)]
+    node, client, flying = _behind(items)
     assert len(flying) == (count if length == SMALL else frames)
     for message in flying:
         client.message(message, node.now)
@@ -477,14 +484,7 @@ def _send_without_acknowledgement(node: Node, client: Client) -> None:
 
 
 def test_who_waits_for_a_push_queue_waits_for_nothing_else_that_is_under_way() -> None:
-    node = Node("push")
-    client = node.client("behind", "r")
-    node.ask(client)
-    node.settle()
-    flying = []
-    for number in range(ENOUGH_UNDER_WAY + 2):
-        node.let_in(b"%d" % number)
-        flying += node.flying
+    node, client, flying = _behind([b"item"] * (ENOUGH_UNDER_WAY + 2))
     assert len(flying) == ENOUGH_UNDER_WAY
     for message in flying:
         client.message(message, node.now)
@@ -500,14 +500,7 @@ def test_who_waits_for_a_push_queue_waits_for_nothing_else_that_is_under_way() -
 
 
 def test_what_gathered_and_cannot_be_read_was_the_last_of_its_queue(monkeypatch: pytest.MonkeyPatch) -> None:
-    node = Node("push")
-    client = node.client("behind", "r")
-    node.ask(client)
-    node.settle()
-    flying = []
-    for number in range(ENOUGH_UNDER_WAY + 1):
-        node.let_in(b"%d" % number)
-        flying += node.flying
+    node, client, flying = _behind([b"item"] * (ENOUGH_UNDER_WAY + 1))
     node.creator.request(node.now, op="shutdown", channel=CHANNEL, drop=False)
     for message in drain(node.creator.session):
         node.broker.message("creator", message, node.now)
