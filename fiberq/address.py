@@ -33,9 +33,10 @@ MAX_LABEL = 63
 """Characters between two dots of a host's name (RFC 1035); a node's key has more."""
 
 _EXAMPLE = '"tcp://127.0.0.1:9000" or "ipc:///run/fiberq/node.sock"'
-_TCP = re.compile(r"(\[[0-9A-Fa-f:.]+(?:%[\w.-]+)?\]|[A-Za-z0-9_](?:[A-Za-z0-9._-]*))(?::([0-9]{1,5}))?", re.ASCII)
-_NUMBER = re.compile(r"[0-9a-f]{16}", re.ASCII)
-_DEVICE = re.compile(r"(?:[A-Za-z0-9._~-]|%[0-9A-Fa-f]{2})+")
+# Not compiled before they are used: a process that starts needs few of them.
+_TCP = r"(\[[0-9A-Fa-f:.]+(?:%[\w.-]+)?\]|[A-Za-z0-9_](?:[A-Za-z0-9._-]*))(?::([0-9]{1,5}))?"
+_NUMBER = r"[0-9a-f]{16}"
+_DEVICE = r"(?:[A-Za-z0-9._~-]|%[0-9A-Fa-f]{2})+"
 
 
 class Address(NamedTuple):
@@ -91,7 +92,7 @@ def check_name(name: str) -> str:
     cannot hold, what would stand for another queue's number, and for a node's URL, which is a secret."""
     if not 0 < len(name) <= MAX_NAME or not name.isprintable():
         raise AddressError(f"a queue's name must have 1 to {MAX_NAME} characters, all of which can be printed")
-    if _NUMBER.fullmatch(name):
+    if re.fullmatch(_NUMBER, name):
         raise AddressError(
             "a queue's name must not be 16 hexadecimal digits: those are the number of one without a name"
         )
@@ -117,7 +118,7 @@ def check_sock_type(sock_type: object) -> SockType:
 
 def _parse_suffix(address: str, suffix: str) -> tuple[str, str | None]:
     device, slash, end = suffix.partition("/")
-    if (slash and end not in ENDS) or not _DEVICE.fullmatch(device):
+    if (slash and end not in ENDS) or not re.fullmatch(_DEVICE, device):
         raise _error(address, f"DEVICE or DEVICE/END must follow the location, with END one of {', '.join(ENDS)}")
     if "%" in device:
         from urllib.parse import unquote
@@ -131,7 +132,7 @@ def _parse_suffix(address: str, suffix: str) -> tuple[str, str | None]:
 
 def _check_location(address: str, scheme: str, location: str) -> None:
     if scheme == "tcp":
-        match = _TCP.fullmatch(location)
+        match = re.fullmatch(_TCP, location, re.ASCII)
         if not match or (location[0] == "[" and not _is_ipv6(match[1])):
             raise _error(address, "tcp:// must be followed by HOST or HOST:PORT, an IPv6 host in brackets")
         if max(map(len, match[1].split("."))) > MAX_LABEL:

@@ -328,9 +328,12 @@ def prove(node: int, descriptor: int, session: str) -> _Memory:
 
 
 def _proof(secret: bytes, session: str) -> bytes:
-    from hashlib import sha256  # which takes a while to import
+    try:
+        from _sha2 import sha256  # type: ignore[import-not-found]  # as `random` does: `hashlib` takes 2 ms to import
+    except ImportError:  # before Python 3.12, or not CPython
+        from hashlib import sha256
 
-    return sha256(secret + session.encode()).digest()
+    return bytes(sha256(secret + session.encode()).digest())
 
 
 class _Slot(NamedTuple):

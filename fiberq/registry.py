@@ -40,7 +40,7 @@ GROUP = "fiberq.transports"
 _EXTRAS = {"pynng": 'pip install "fiberq[nng]"'}
 """What installs the module that a first-party transport may miss."""
 
-_ABSTRACT = re.compile(r"Can't instantiate abstract class (?P<owner>\S+) with.* abstract methods? (?P<missing>.+)")
+_ABSTRACT = r"Can't instantiate abstract class (?P<owner>\S+) with.* abstract methods? (?P<missing>.+)"
 """What Python says of a class that lacks methods; the words differ from version to version."""
 
 
@@ -154,7 +154,7 @@ def _socket(target: str, make: Callable[..., T], credentials: Credentials | None
     try:
         socket = make() if credentials is None else make(credentials)
     except TypeError as error:
-        found = _ABSTRACT.match(str(error))
+        found = re.match(_ABSTRACT, str(error))
         if found is None:
             raise
         raise _unfinished(target, found["missing"].replace("'", ""), found["owner"]) from error

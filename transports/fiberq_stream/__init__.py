@@ -8,20 +8,21 @@ says how a connection begins, and `tls` encrypts it. `closing` is what both sock
 from __future__ import annotations
 
 import os
-import secrets
 import weakref
 from collections.abc import Callable
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from fiberq.abc import Capabilities, Credentials, Transport
 from fiberq.errors import TransportError
 
 from .client import Client
-from .server import Server
+
+if TYPE_CHECKING:
+    from .server import Server
 
 __all__ = ["StreamTransport"]
 
-AnySocket = TypeVar("AnySocket", Client, Server)
+AnySocket = TypeVar("AnySocket", Client, "Server")
 
 _transports: weakref.WeakSet[StreamTransport] = weakref.WeakSet()
 """All of this process: each lives as long as one of its sockets."""
@@ -35,13 +36,15 @@ class StreamTransport(Transport):
         _transports.add(self)
 
     def server(self, credentials: Credentials | None = None) -> Server:
+        from .server import Server  # which no worker needs, and which takes a while
+
         return self._make(Server, credentials)
 
     def client(self, credentials: Credentials | None = None) -> Client:
         return self._make(Client, credentials)
 
     def bind_any(self, directory: str) -> list[str]:
-        return [f"ipc://{os.path.join(directory, secrets.token_hex(8))}", "tcp://127.0.0.1:0"]
+        return [f"ipc://{os.path.join(directory, os.urandom(8).hex())}", "tcp://127.0.0.1:0"]
 
     def close(self) -> None:
         for each in list(self._sockets):

@@ -18,8 +18,8 @@ from fiberq.errors import AddressError, TransportError
 LONGEST_PATH = 103
 """Bytes of a UNIX socket's path: the least that any system takes."""
 LOCK_SECONDS = 2.0
-IPC = re.compile(r"ipc://(?P<path>/[^\0]+)")
-TCP = re.compile(r"tcp://(?:\[(?P<six>[0-9A-Fa-f:.]+(?:%\w+)?)\]|(?P<host>[^\s:/\[\]\0]+)):(?P<port>[0-9]{1,5})")
+IPC = r"ipc://(?P<path>/[^\0]+)"
+TCP = r"tcp://(?:\[(?P<six>[0-9A-Fa-f:.]+(?:%\w+)?)\]|(?P<host>[^\s:/\[\]\0]+)):(?P<port>[0-9]{1,5})"
 
 Where = tuple[socket.AddressFamily, Any]
 """What Python's sockets want to know of an address."""
@@ -30,11 +30,10 @@ def resolve(address: str) -> list[Where]:
 
     To look up a host's name takes as long as the system's resolver likes. A numeric host is not looked up.
     """
-    ipc, tcp = IPC.fullmatch(address), TCP.fullmatch(address)
     try:
-        if ipc and len(os.fsencode(ipc["path"])) <= LONGEST_PATH:
+        if (ipc := re.fullmatch(IPC, address)) and len(os.fsencode(ipc["path"])) <= LONGEST_PATH:
             return [(socket.AF_UNIX, ipc["path"])]
-        if tcp and int(tcp["port"]) <= 65_535:
+        if (tcp := re.fullmatch(TCP, address)) and int(tcp["port"]) <= 65_535:
             host, port, stream = tcp["six"] or tcp["host"], int(tcp["port"]), socket.SOCK_STREAM
             try:
                 found = socket.getaddrinfo(host, port, type=stream, flags=socket.AI_NUMERICHOST)

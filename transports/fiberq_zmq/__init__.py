@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import zmq
 import zmq.backend
@@ -16,7 +16,9 @@ from fiberq.abc import Capabilities, Credentials, Transport
 
 from .auth import USER, admit, client_options, server_options
 from .client import ZmqClient
-from .server import ZmqServer
+
+if TYPE_CHECKING:
+    from .server import ZmqServer
 
 __all__ = ["ZmqTransport"]
 
@@ -31,6 +33,8 @@ class ZmqTransport(Transport):
         self._sockets: set[ZmqServer | ZmqClient] = set()
 
     def server(self, credentials: Credentials | None = None) -> ZmqServer:
+        from .server import ZmqServer  # which no worker needs, and which takes a while
+
         # A context of its own: ending it waits until the address is free again, and it holds one ZAP handler at most.
         context = _context()
         options: dict[int, int | bytes] = {}
@@ -50,7 +54,7 @@ class ZmqTransport(Transport):
         return client
 
     def bind_any(self, directory: str) -> Sequence[str]:
-        return f"ipc://{os.path.join(directory, 'zmq-' + secrets.token_hex(4))}", "tcp://127.0.0.1:0"
+        return f"ipc://{os.path.join(directory, 'zmq-' + os.urandom(4).hex())}", "tcp://127.0.0.1:0"
 
     def close(self) -> None:
         for socket in list(self._sockets):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from typing import Any, NamedTuple
 
@@ -26,7 +25,9 @@ class KeyPair(NamedTuple):
 
 
 def _key_pair(credentials: Credentials, role: bytes) -> KeyPair:
-    key = hashlib.blake2b(credentials.secret, digest_size=32, person=b"fiberq-zmq-1", salt=role).digest()
+    from hashlib import blake2b  # only credentials need it, and it is slow to import
+
+    key = blake2b(credentials.secret, digest_size=32, person=b"fiberq-zmq-1", salt=role).digest()
     secret = z85.encode(key)
     return KeyPair(zmq.backend.curve_public(secret), secret)
 
