@@ -188,7 +188,7 @@ class Channel:
         if not sync and timeout is None and self._gather(link, writer, item):
             return True
         item, flights = unladen(item)
-        item = link.share(item)
+        item = link.share(item, waits=timeout is None)
         if timeout is not None:
             item = _own(item)
         if not link.put(writer, item, deadline, flights):
@@ -226,7 +226,7 @@ class Channel:
         for number, each in enumerate(items):
             if timeout is not None or not self._gather(link, writer, each):
                 item, flights = unladen(each)
-                item = link.share(item)  # not all of them at once
+                item = link.share(item, waits=timeout is None)  # not all of them at once
                 if not link.put(writer, item if timeout is None else _own(item), deadline, flights):
                     return number
         return len(items)
@@ -236,7 +236,7 @@ class Channel:
         item, flights = unladen(encode(obj))
         link = self.attach()
         link.check_size(size_of(item))
-        await aio.put(link, self._attached_writer(link), _own(link.share(item)), flights)
+        await aio.put(link, self._attached_writer(link), _own(link.share(item, waits=False)), flights)
 
     async def aget(self) -> Any:
         """As `get`; while there is nothing, other coroutines run. What a task got is its own until it gets again."""

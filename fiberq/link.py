@@ -44,6 +44,10 @@ DOUBT: Final = 1.0
 """Seconds without an answer of the node after which `task_done` asks whether it still takes this process for alive."""
 
 
+MOMENT: Final = 0.001
+"""Seconds that a caller waits for memory to come back: about what it takes to fill new memory of a megabyte, twice."""
+
+
 class Found(NamedTuple):
     """A channel that the node knows by a name."""
 
@@ -107,13 +111,21 @@ class Link(Driven):
         self._pool.forget()
         super()._lose(error)
 
-    def share(self, item: Item) -> Item:
-        """`item`, in shared memory if it is large, and the node takes that. Raises `ItemError` as `check_size`."""
+    def share(self, item: Item, waits: bool) -> Item:
+        """`item`, in shared memory if it is large, and the node takes that; if the caller `waits`, for a moment at
+        most, rather in memory that has been used already. Raises `ItemError` as `check_size`."""
         if type(item) is not tuple or self._near is None:
             return item
-        self.check_size(size_of(item))
-        near = self._near.answer is not None and self._near.answer.get("near")
-        return (near and self._pool.share(item, time.monotonic())) or item
+        size = size_of(item)
+        self.check_size(size)
+        if self._near.answer is None or not self._near.answer.get("near"):
+            return item
+        pool, now = self._pool, time.monotonic()
+        if waits and pool.is_ample(size, now):
+            self._until(lambda now: not pool.is_ample(size, now) or None, pool, now + MOMENT)
+            if pool.is_ample(size, time.monotonic()):
+                pool.expect_no_more()
+        return pool.share(item, time.monotonic()) or item
 
     # -- for handles: holding --
 

@@ -66,6 +66,12 @@ OPEN: Final = 64
 SLACK: Final = 256 << 20
 """Bytes by which the sheets that a node keeps from being freed may be larger than the items in them."""
 
+AMPLE: Final = 64 << 20
+"""Bytes that are lent before it is worth while to wait for some of them rather than to take new memory."""
+
+LATELY: Final = 0.01
+"""Seconds since memory came back for which more of it is expected."""
+
 LINE: Final = 64
 """Bytes to multiples of which the parts are aligned: a cache line, and more than any type of NumPy asks for."""
 
@@ -354,6 +360,19 @@ class Pool:
         self._generations = count(1)
         self._user = os.geteuid()
         self._used_at = 0.0
+        self._expects_until = 0.0  # that memory comes back
+
+    def is_ample(self, size: int, now: float) -> bool:
+        """Whether it is better to wait for memory that comes back than to take new memory for `size` bytes: there is
+        enough, and somebody gets what is in it. What was used just now is in the processor's caches, and mapped; to
+        write to new memory takes ten times as long, or more."""
+        if now >= self._expects_until or self._free[_room_for(size)]:
+            return False
+        return sum(slot.room or slot.memory.size for slot in list(self._lent.values())) >= AMPLE
+
+    def expect_no_more(self) -> None:
+        """Somebody waited in vain: let nobody else, before some memory comes back."""
+        self._expects_until = 0.0
 
     def share(self, item: Sequence[Buffer], now: float) -> Shared | None:
         """Write a large item into shared memory; `None` if the system has no more of that, or no more descriptors, or
@@ -382,7 +401,7 @@ class Pool:
         return Shared.of(reference, sum(lengths), slot, self.ended)
 
     def _slot(self, size: int) -> _Slot:
-        room = ROOMS[bisect_left(ROOMS, size)] if size <= ROOMS[-1] else 0
+        room = _room_for(size)
         try:
             return self._free[room].pop()
         except IndexError:
@@ -403,6 +422,7 @@ class Pool:
     def ended(self, generation: int) -> None:
         """An item has ended: its memory can be used again."""
         slot = self._lent.pop(generation, None)
+        self._expects_until = monotonic() + LATELY
         if slot is not None and _may_keep(slot, self._free[0]):
             self._free[slot.room].append(slot)
 
@@ -428,6 +448,10 @@ class Pool:
                     break
                 if slot.memory in lent:
                     slots.append(slot)
+
+
+def _room_for(size: int) -> int:
+    return ROOMS[bisect_left(ROOMS, size)] if size <= ROOMS[-1] else 0
 
 
 def _may_keep(slot: _Slot, others: Sized) -> bool:

@@ -17,7 +17,7 @@ from support import PATIENCE, Crew, Program, every_method, until
 
 from fiberq import JoinableQueue, Pipe, Queue, SimpleQueue, SimpleQueuePull, SimpleQueuePush, config, tree
 from fiberq.errors import HandleError, ItemError, NodeError
-from fiberq.memory import MOST
+from fiberq.memory import MOST, Pool
 from fiberq.protocol import frames
 from fiberq.protocol.frames import Frame, pack_references
 from fiberq.protocol.lent import Reference, Shared
@@ -64,13 +64,38 @@ def kind(request: pytest.FixtureRequest) -> Any:
 def shares(q: Any) -> bool:
     link = q._channel.attach()
     until(lambda: link._near.answer is not None)
-    return type(link.share((bytes(LARGE),))) is Shared
+    return type(link.share((bytes(LARGE),), waits=False)) is Shared
 
 
 def put_some(q: Any, count: int) -> None:
     for number in range(count):
         q.put(text(number))
     q.flush()
+
+
+@pytest.mark.parametrize("waits", [0, 1, 1_000_000])
+def test_a_large_item_waits_for_memory_only_for_a_moment(
+    kind: Any, waits: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, vain = [], []
+
+    def is_ample(*_: object) -> bool:
+        asked.append(None)
+        return len(asked) <= waits
+
+    monkeypatch.setattr(Pool, "is_ample", is_ample)
+    monkeypatch.setattr(Pool, "expect_no_more", lambda _: vain.append(None))
+    with kind() as q:
+        assert shares(q)
+        assert not asked
+        q.put(text(1))
+        assert (len(asked) > waits, len(vain)) == ((True, 0) if waits < 10 else (False, 1))
+        asked.clear()
+        q._channel.put(text(2), timeout=PATIENCE)
+        q._channel.put_many([text(3)], timeout=PATIENCE)
+        asyncio.run(q.aput(text(4)))
+        assert not asked, "these do not wait longer than they were told to"
+        assert [q.get(timeout=PATIENCE) for _ in range(4)] == [text(number) for number in range(1, 5)]
 
 
 @every_method

@@ -24,7 +24,7 @@ from fiberq import memory
 from fiberq.abc import MAX_PARTS, Buffer
 from fiberq.codec import decode, encode
 from fiberq.errors import HandleError, ProtocolError
-from fiberq.memory import REST, SHARE_FROM, SHEET, Borrowed, Opened, Pool, Vault, fetch, make_vault, prove
+from fiberq.memory import LATELY, REST, SHARE_FROM, SHEET, Borrowed, Opened, Pool, Vault, fetch, make_vault, prove
 from fiberq.protocol.lent import Lent, Reference, Shared, read_generations, read_references
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memfd is Linux's")
@@ -156,6 +156,25 @@ def test_memory_is_used_again_when_its_item_has_ended(vault: Vault, size: int) -
         fetch(HERE, before, Opened(), asked).load()  # type: ignore[union-attr]
     assert fetch(HERE, third.reference, Opened(), asked) == third.load()
     pool.ended(77)  # of which it does not know
+
+
+def test_there_is_enough_memory_while_somebody_gets_what_is_in_it(
+    vault: Vault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fiberq.memory.AMPLE", 300_000)
+    monkeypatch.setattr("fiberq.memory.monotonic", lambda: 5.0)
+    pool, size = Pool(), 100_000
+    held = [taken(vault, (bytes(size),), pool) for _ in range(16)]
+    assert not pool.is_ample(SHEET, 5.0), "nobody gets anything"
+    pool.ended(1)
+    assert pool.is_ample(SHEET, 5.0)
+    assert not pool.is_ample(size, 5.0), "a slot is free"
+    assert not pool.is_ample(SHEET, 5.0 + LATELY)
+    pool.expect_no_more()
+    assert not pool.is_ample(SHEET, 5.0)
+    for generation in range(2, len(held) + 1):
+        pool.ended(generation)
+    assert not pool.is_ample(SHEET, 5.0), "what is free is as good as what is yet to come"
 
 
 def test_a_slot_that_was_written_is_written_again_without_a_call(
