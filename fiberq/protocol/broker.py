@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("fiberq.node")
 
 USED_LATER: Final = 0.05
-MANY_USED: Final = 32
+MANY_USED: Final = 8
 """Seconds, and items in shared memory that have ended, after which their process is told, though nothing else is."""
 
 AROUND: Final = 1 << 20
