@@ -44,10 +44,6 @@ DOUBT: Final = 1.0
 """Seconds without an answer of the node after which `task_done` asks whether it still takes this process for alive."""
 
 
-MOMENT: Final = 0.001
-"""Seconds that a caller waits for memory to come back: about what it takes to fill new memory of a megabyte, twice."""
-
-
 class Found(NamedTuple):
     """A channel that the node knows by a name."""
 
@@ -112,19 +108,19 @@ class Link(Driven):
         super()._lose(error)
 
     def share(self, item: Item, waits: bool) -> Item:
-        """`item`, in shared memory if it is large, and the node takes that; if the caller `waits`, for a moment at
-        most, rather in memory that has been used already. Raises `ItemError` as `check_size`."""
+        """`item`, in shared memory if it is large, and the node takes that. A caller who `waits` may be kept for a
+        moment, for memory that was used before. Raises `ItemError` as `check_size`, and, who waits, as `put`."""
         if type(item) is not tuple or self._near is None:
             return item
-        size = size_of(item)
+        size, pool = size_of(item), self._pool
         self.check_size(size)
         if self._near.answer is None or not self._near.answer.get("near"):
             return item
-        pool, now = self._pool, time.monotonic()
-        if waits and pool.is_ample(size, now):
-            self._until(lambda now: not pool.is_ample(size, now) or None, pool, now + MOMENT)
-            if pool.is_ample(size, time.monotonic()):
-                pool.expect_no_more()
+        if waits and pool.lacks(size):
+            now = time.monotonic()
+            deadline = now + pool.patience(size, now)  # at least a look: it may have come already
+            if self._until(lambda _: not pool.lacks(size) or None, self._client.used, deadline) is None:
+                pool.expect_none(size)
         return pool.share(item, time.monotonic()) or item
 
     # -- for handles: holding --

@@ -54,6 +54,9 @@ REST: Final = 2.0
 ROOMS: Final = tuple((SHARE_FROM << power) + 4096 for power in range(5))
 """Bytes that a slot may have: a power of two, and what is before and between an item's parts."""
 
+WORTH: Final = ROOMS[3]
+"""The smallest of them for which it is worth while to wait: of smaller ones a new sheet has many."""
+
 SHEET: Final = 2 * ROOMS[-1] + (120 << 10)
 """Bytes of a piece of memory with slots for several items: 2 of the largest, or 32 of the smallest."""
 
@@ -67,10 +70,13 @@ SLACK: Final = 256 << 20
 """Bytes by which the sheets that a node keeps from being freed may be larger than the items in them."""
 
 AMPLE: Final = 64 << 20
-"""Bytes that are lent before it is worth while to wait for some of them rather than to take new memory."""
+"""Bytes that are lent of one kind of memory before it is worth while to wait for some of it, not to take more."""
 
 LATELY: Final = 0.01
 """Seconds since memory came back for which more of it is expected."""
+
+MOMENT: Final = 0.001
+"""Seconds to wait for that, or, as the system's timer rounds up, twice as long: new memory of a megabyte takes half."""
 
 LINE: Final = 64
 """Bytes to multiples of which the parts are aligned: a cache line, and more than any type of NumPy asks for."""
@@ -360,19 +366,25 @@ class Pool:
         self._generations = count(1)
         self._user = os.geteuid()
         self._used_at = 0.0
-        self._expects_until = 0.0  # that memory comes back
+        self._expected = dict.fromkeys(self._free, 0.0)  # until when, by room, more is expected to come back
 
-    def is_ample(self, size: int, now: float) -> bool:
-        """Whether it is better to wait for memory that comes back than to take new memory for `size` bytes: there is
-        enough, and somebody gets what is in it. What was used just now is in the processor's caches, and mapped; to
-        write to new memory takes ten times as long, or more."""
-        if now >= self._expects_until or self._free[_room_for(size)]:
+    def lacks(self, size: int) -> bool:
+        """Whether an item of `size` bytes has to lie in new memory, though enough of that kind is lent. What was used
+        just now is in the processor's caches, and mapped: to write to new memory takes ten times as long, or more."""
+        room = _room_for(size)
+        if 0 < room < WORTH or self._free[room]:
             return False
-        return sum(slot.room or slot.memory.size for slot in list(self._lent.values())) >= AMPLE
+        lent = (slot for slot in list(self._lent.values()) if slot.room == room)
+        return sum(slot.room or slot.memory.size for slot in lent) >= AMPLE
 
-    def expect_no_more(self) -> None:
-        """Somebody waited in vain: let nobody else, before some memory comes back."""
-        self._expects_until = 0.0
+    def patience(self, size: int, now: float) -> float:
+        """Seconds to wait for memory of that kind: none, unless some came back lately, and nobody has waited in vain
+        since."""
+        return MOMENT if now < self._expected[_room_for(size)] else 0.0
+
+    def expect_none(self, size: int) -> None:
+        """Somebody waited for memory of that kind in vain."""
+        self._expected[_room_for(size)] = 0.0
 
     def share(self, item: Sequence[Buffer], now: float) -> Shared | None:
         """Write a large item into shared memory; `None` if the system has no more of that, or no more descriptors, or
@@ -422,9 +434,9 @@ class Pool:
     def ended(self, generation: int) -> None:
         """An item has ended: its memory can be used again."""
         slot = self._lent.pop(generation, None)
-        self._expects_until = monotonic() + LATELY
         if slot is not None and _may_keep(slot, self._free[0]):
             self._free[slot.room].append(slot)
+            self._expected[slot.room] = monotonic() + LATELY
 
     def forget(self) -> None:
         """What the node had to tell of items that have ended may be lost: their memory is not used again."""

@@ -96,6 +96,7 @@ class Client:
         elif received.kind == frames.USED:
             for generation in read_generations(received.body):
                 self.used(generation)
+            self.changed.append(self.used)
         elif self.welcomed:
             acknowledged = self.session.acknowledged
             frame = self.session.accept(received, now)

@@ -79,23 +79,65 @@ def test_a_large_item_waits_for_memory_only_for_a_moment(
 ) -> None:
     asked, vain = [], []
 
-    def is_ample(*_: object) -> bool:
+    def lacks(*_: object) -> bool:
         asked.append(None)
         return len(asked) <= waits
 
-    monkeypatch.setattr(Pool, "is_ample", is_ample)
-    monkeypatch.setattr(Pool, "expect_no_more", lambda _: vain.append(None))
+    monkeypatch.setattr(Pool, "lacks", lacks)
+    monkeypatch.setattr(Pool, "expect_none", lambda *_: vain.append(None))
     with kind() as q:
         assert shares(q)
         assert not asked
         q.put(text(1))
-        assert (len(asked) > waits, len(vain)) == ((True, 0) if waits < 10 else (False, 1))
+        assert len(vain) == (waits > 10)
         asked.clear()
         q._channel.put(text(2), timeout=PATIENCE)
         q._channel.put_many([text(3)], timeout=PATIENCE)
         asyncio.run(q.aput(text(4)))
         assert not asked, "these do not wait longer than they were told to"
         assert [q.get(timeout=PATIENCE) for _ in range(4)] == [text(number) for number in range(1, 5)]
+
+
+@pytest.mark.parametrize("gets", [False, True])
+def test_who_waits_for_memory_is_woken_when_it_comes_back(gets: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though another thread of this process may drive the connection, as it waits in `get`."""
+    monkeypatch.setattr("fiberq.memory.AMPLE", 1)
+    monkeypatch.setattr("fiberq.memory.LATELY", 1e9)
+    monkeypatch.setattr("fiberq.memory.MOMENT", 0.0)
+    with SimpleQueuePull() as q, SimpleQueuePull() as other:
+        assert shares(q)
+        pool, put = q._channel.attach()._pool, 3
+        for number in range(put):
+            q.put(text(number))
+        for number in range(2):  # by the second the first is finished
+            assert q.get(timeout=PATIENCE) == text(number)
+        until(lambda: not pool.lacks(LARGE))
+        while not pool.lacks(LARGE):
+            q.put(text(put))
+            put += 1
+        monkeypatch.setattr("fiberq.memory.MOMENT", 1e6)
+        waiter = threading.Thread(target=other.get, daemon=True)
+        if gets:
+            waiter.start()
+            until(lambda: q._channel.attach()._driver is not None)
+        waits = threading.Thread(target=q.put, args=(text(put),), daemon=True)
+        waits.start()
+        until(lambda: pool in waiting_for(q))
+        for number in range(2, put):
+            assert q.get(timeout=PATIENCE) == text(number)
+        waits.join(PATIENCE)
+        assert not waits.is_alive()
+        assert q.get(timeout=PATIENCE) == text(put)
+        if gets:
+            other.put(0)
+            waiter.join(PATIENCE)
+
+
+def waiting_for(q: Any) -> list[object]:
+    """The pools whose memory somebody waits for, on a queue's link."""
+    link = q._channel.attach()
+    targets = [*link._parked, *(driver.target for driver in link._polling)]
+    return [target.__self__ for target in targets if hasattr(target, "__self__")]
 
 
 @every_method

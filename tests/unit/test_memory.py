@@ -24,7 +24,20 @@ from fiberq import memory
 from fiberq.abc import MAX_PARTS, Buffer
 from fiberq.codec import decode, encode
 from fiberq.errors import HandleError, ProtocolError
-from fiberq.memory import LATELY, REST, SHARE_FROM, SHEET, Borrowed, Opened, Pool, Vault, fetch, make_vault, prove
+from fiberq.memory import (
+    LATELY,
+    MOMENT,
+    REST,
+    SHARE_FROM,
+    SHEET,
+    Borrowed,
+    Opened,
+    Pool,
+    Vault,
+    fetch,
+    make_vault,
+    prove,
+)
 from fiberq.protocol.lent import Lent, Reference, Shared, read_generations, read_references
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memfd is Linux's")
@@ -158,23 +171,34 @@ def test_memory_is_used_again_when_its_item_has_ended(vault: Vault, size: int) -
     pool.ended(77)  # of which it does not know
 
 
-def test_there_is_enough_memory_while_somebody_gets_what_is_in_it(
-    vault: Vault, monkeypatch: pytest.MonkeyPatch
+def test_memory_is_waited_for_while_enough_of_its_kind_is_lent_and_some_comes_back(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("fiberq.memory.AMPLE", 300_000)
+    vault = make_vault(100)
+    assert vault is not None
+    monkeypatch.setattr("fiberq.memory.AMPLE", 2_000_000)
     monkeypatch.setattr("fiberq.memory.monotonic", lambda: 5.0)
-    pool, size = Pool(), 100_000
-    held = [taken(vault, (bytes(size),), pool) for _ in range(16)]
-    assert not pool.is_ample(SHEET, 5.0), "nobody gets anything"
+    pool, large, small, own = Pool(), 1_000_000, 100_000, 3_000_000
+    held = [taken(vault, (bytes(large),), pool)]
+    assert not pool.lacks(large), "the sheet has another slot"
+    held.append(taken(vault, (bytes(large),), pool))
+    assert pool.lacks(large)
+    assert not pool.lacks(own), "none of that kind is lent"
+    held += [taken(vault, (bytes(small),), pool) for _ in range(32)]
+    assert not pool.lacks(small), "it would not be worth while"
+    assert pool.patience(large, 5.0) == 0, "nobody gets anything"
+    pool.ended(3)
+    assert pool.patience(large, 5.0) == 0, "this was memory of another kind"
     pool.ended(1)
-    assert pool.is_ample(SHEET, 5.0)
-    assert not pool.is_ample(size, 5.0), "a slot is free"
-    assert not pool.is_ample(SHEET, 5.0 + LATELY)
-    pool.expect_no_more()
-    assert not pool.is_ample(SHEET, 5.0)
-    for generation in range(2, len(held) + 1):
-        pool.ended(generation)
-    assert not pool.is_ample(SHEET, 5.0), "what is free is as good as what is yet to come"
+    assert pool.patience(large, 5.0) == MOMENT
+    assert pool.patience(large, 5.0 + LATELY) == 0
+    assert not pool.lacks(large), "it came back"
+    held.append(taken(vault, (bytes(large),), pool))
+    assert pool.lacks(large)
+    pool.expect_none(large)
+    assert pool.patience(large, 5.0) == 0
+    held.append(taken(vault, (bytes(own),), pool))
+    assert pool.lacks(own)
 
 
 def test_a_slot_that_was_written_is_written_again_without_a_call(
