@@ -116,6 +116,7 @@ def test_who_waits_for_memory_is_woken_when_it_comes_back(gets: bool, monkeypatc
             q.put(text(put))
             put += 1
         monkeypatch.setattr("fiberq.memory.MOMENT", 1e6)
+        monkeypatch.setattr("fiberq.driven.HEARTBEAT", 1e3)  # each second all would look, woken or not
         waiter = threading.Thread(target=other.get, daemon=True)
         if gets:
             waiter.start()
