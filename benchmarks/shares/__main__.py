@@ -29,7 +29,7 @@ from benchmarks.shares.ends import ITEMS
 from fiberq.registry import available
 
 ENDS = Path(__file__).with_name("ends.py")
-COUNTS = {"small ints": 300_000, "64 KB bytes": 10_000, "lone ints": 5_000}
+COUNTS = {"small ints": 300_000, "dicts": 300_000, "64 KB bytes": 10_000, "1 MB bytes": 5_000, "lone ints": 5_000}
 """Items of each work."""
 PARTS = ("protocol", "rest of fiberq", "transport")
 WAITS = ("'poll'", "'acquire'", "'select'", "sleep")
@@ -108,7 +108,7 @@ def row(title: str, told: dict[str, float], share: dict[str, float]) -> list[str
     left = max(0.0, told["user"] - told["pickling"])
     total = told["user"] + told["system"]
     parts = [told["pickling"], *(left * share[part] for part in PARTS), told["system"]]
-    return [title, f"{1e6 * total:.1f}", *(f"{1e6 * each:.1f} ({each / (total or 1):.0%})" for each in parts)]
+    return [title, f"{1e6 * total:.2f}", *(f"{1e6 * each:.2f} ({each / (total or 1):.0%})" for each in parts)]
 
 
 def main() -> int:

@@ -18,8 +18,15 @@ from typing import Any
 
 import fiberq
 from fiberq import codec
+from fiberq.bench.work import PAYLOADS
 
-ITEMS: dict[str, Any] = {"small ints": 7, "64 KB bytes": bytes(65_536), "lone ints": 7}
+ITEMS: dict[str, Any] = {
+    "small ints": 7,
+    "dicts": PAYLOADS["dict"](),
+    "64 KB bytes": bytes(65_536),
+    "1 MB bytes": bytes(1_000_000),
+    "lone ints": 7,
+}
 
 
 def seconds_each(call: Callable[[], Any], count: int) -> float:
