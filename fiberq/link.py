@@ -30,7 +30,7 @@ from fiberq.errors import (
 from fiberq.lifeline import Lifeline
 from fiberq.protocol.client import Request
 from fiberq.protocol.kinds import Kind
-from fiberq.protocol.reader import FRESH, Holder, Reader
+from fiberq.protocol.reader import Holder, Reader
 from fiberq.protocol.slots import Permits
 from fiberq.protocol.writer import MAX_GATHERED, SMALL, Item, Writer
 from fiberq.protocol.writer import size as size_of
@@ -832,7 +832,7 @@ class Link(Driven):
             self._receive(now)
             if reader.ready:
                 reader.progress(self._client.session, now)
-            reader.fresh_until = now + FRESH
+            reader.refreshed(self._client.session, now)
             self._transmit(now)
 
     def keep(self, reader: Reader, thread: int, number: int) -> None:

@@ -5,6 +5,7 @@ Starting up is not timed: all processes have used their queue once before the cl
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable
 from functools import partial
@@ -139,17 +140,16 @@ def consume_some(talk: Connection[Any, Any], queue: Any, counts: Any, number: in
     """Count in `counts` what comes, which others share: so nobody knows how much will, and it goes on until the end."""
     attach(queue)
     talk.send("attached")
-    count = 0
+    mine = memoryview(counts).cast("B").cast("q")  # that is set in half the time
     if batch and hasattr(queue, "get_many"):
-        get_many = queue.get_many
+        get_many, count = queue.get_many, 0
         while True:
             count += len(get_many(batch))
-            counts[number] = count
+            mine[number] = count
     get = queue.get
-    while True:
+    for count in itertools.count(1):
         get()
-        count += 1
-        counts[number] = count
+        mine[number] = count
 
 
 def ping_pong(crew: Crew, make: Make, size: Size) -> Figures:

@@ -126,6 +126,11 @@ class Reader:
         """Seconds that a frame to it and its acknowledgement take."""
         return getattr(self.key, "round_trip", 0.0)
 
+    @property
+    def caught_up_at(self) -> float:
+        """Since when it has acknowledged all that was sent to it; infinity while it has not."""
+        return getattr(self.key, "caught_up_at", 0.0)
+
     def unstarted(self) -> int:
         """How many leased items it has not started, and will not when they arrive."""
         return self._from(self.started)

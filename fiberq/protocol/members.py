@@ -58,6 +58,12 @@ class Member:
         """Seconds, smoothed; 0: none was measured yet."""
         return self.session.round_trip
 
+    @property
+    def caught_up_at(self) -> float:
+        """Since when it has acknowledged all that was sent to it; infinity while it has not."""
+        session = self.session
+        return float("inf") if session.unacknowledged or session.waiting else session.acknowledged_at
+
     def due(self) -> float:
         """When to look at it next, if nothing else happens; infinity when never."""
         return self.session.due() if self.expires is None else self.expires

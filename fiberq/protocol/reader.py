@@ -59,8 +59,10 @@ PROGRESS: Final = 0.005
 """Seconds after which a push reader tells what it has finished, where its window gives no cause to."""
 
 FRESH: Final = 0.004
-"""Seconds after which a reader with items in hand first looks whether they were recalled, and tells its progress. With
-1 ms small items cost a third more processor time in all."""
+MOST_FRESH: Final = 0.05
+"""Seconds after which a reader with items in hand first looks whether they were recalled, and tells its progress: half
+of its round trip, between these. With 1 ms small items cost a third more processor time in all; with 4 ms always, 64
+readers on two cores a fifth more, for each of them looked whenever it had a processor again."""
 
 
 def _cannot_borrow(_: Any, __: int) -> None:
@@ -384,6 +386,10 @@ class Reader:
         """Tell the node how far this reader is."""
         self._report(session, now)
 
+    def refreshed(self, session: Session, now: float) -> None:
+        """It was looked for a recall: that is enough for a while."""
+        self.fresh_until = now + max(FRESH, min(session.round_trip / 2, MOST_FRESH))
+
     def progress_later(self, session: Session, now: float) -> bool:
         """Tell it soon, for all that happens until then; return whether that is news."""
         return not self._left and session.later(self, now + PROGRESS, partial(self._report, session))
@@ -463,7 +469,7 @@ class Reader:
         frame = Frame(READY, self.channel, pack_ready(Ready(self._limit, started, self.waiting, held, self.listening)))
         if not session.replace(self._report_number, frame):
             self._report_number = session.send(frame, now)
-        self.fresh_until = now + FRESH
+        self.refreshed(session, now)
         if self.kind.maxsize and self.ready and moves:
             self.progress_later(session, now)  # somebody may wait for the room of what is taken meanwhile
 

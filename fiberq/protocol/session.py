@@ -40,6 +40,7 @@ class Session:
         self.connected = False
         self.sent = 0  # the number of the last frame given one
         self.acknowledged = 0  # the last of ours that the other end has
+        self.acknowledged_at = 0.0  # since when
         self.received = 0  # the last of theirs, in order, that we have
         self.unacknowledged: deque[Frame] = deque()
         self.waiting: deque[Frame] = deque()  # for room in the window
@@ -220,7 +221,7 @@ class Session:
             raise ProtocolError("the peer acknowledges a frame that was never sent")
         for _ in range(ack - self.acknowledged):
             self.unacknowledged.popleft()
-        self.acknowledged = ack
+        self.acknowledged, self.acknowledged_at = ack, now
         if 0 < self._timed <= ack:
             took = now - self._timed_at
             took = min(took, 2 * self.round_trip or took)  # one that was away for long says little

@@ -14,7 +14,7 @@ from fiberq.memory import Opened, Pool, fetch, make_vault, prove
 from fiberq.protocol.client import Client
 from fiberq.protocol.frames import DELIVER, HEADER, MAGIC, PUT, READY, REQUEST, Frame, decode, pack_items
 from fiberq.protocol.kinds import Kind
-from fiberq.protocol.pull import RECALL_AFTER, RECALL_PATIENCE
+from fiberq.protocol.pull import RECALL_AFTER, RECALL_LATER, RECALL_PATIENCE, UNSEEN
 from fiberq.protocol.push import SMALL
 from fiberq.protocol.push import UNDER_WAY as ENOUGH_UNDER_WAY
 from fiberq.protocol.reader import IDLE, LATE_LOOKS, Holder, Reader
@@ -551,6 +551,26 @@ def test_an_item_that_crossed_a_cancel_is_recalled_if_another_waits() -> None:
     assert other.readers[CHANNEL].take(1) == (0, b"item")
 
 
+def test_the_time_to_a_recall_begins_when_the_items_are_acknowledged() -> None:
+    node = Node("pull")
+    crowded, other = node.client("crowded", "r"), node.client("other", "r")
+    crowded.readers[CHANNEL]._ahead = 8
+    node.put(node.creator, b"1", b"2", b"3")
+    node.ask(crowded)
+    node.settle()
+    del node.clients["crowded"]  # it gets no processor
+    node.ask(other)
+    node.settle()
+    device = node.broker._channels.known[CHANNEL].device
+    assert device.alarm == pytest.approx(node.now + UNSEEN + RECALL_AFTER)
+    node.now += 2 * RECALL_AFTER
+    node.clients["crowded"] = crowded  # now it does
+    node.settle()
+    trip = node.broker._members["crowded"].round_trip
+    assert trip > 0
+    assert device.alarm == pytest.approx(node.now + RECALL_AFTER + RECALL_LATER * trip)
+
+
 def test_items_of_a_reader_that_is_away_are_its_own_until_its_grace_ends() -> None:
     node = Node("pull", session_grace=2.0)
     client, other = node.client("away", "r"), node.client("other", "r")
@@ -857,7 +877,7 @@ def test_a_task_that_was_given_to_another_meanwhile_is_known_when_it_is_reported
     del node.clients["stopped"]  # it is stopped before it can tell that it has started the second
     node.ask(other)
     node.settle()
-    for seconds in (RECALL_AFTER, RECALL_PATIENCE):
+    for seconds in (UNSEEN + RECALL_AFTER, RECALL_PATIENCE):
         node.now += seconds
         node.settle()
     assert other.readers[CHANNEL].take(1) == (0, b"2")

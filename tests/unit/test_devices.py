@@ -22,6 +22,7 @@ from fiberq.protocol.pull import (
     RECALL_LATER,
     RECALL_PATIENCE,
     RECALL_ROUND_TRIPS,
+    UNSEEN,
     PullDevice,
 )
 from fiberq.protocol.push import PushDevice
@@ -489,6 +490,7 @@ class Distant(str):
     """A reader that a frame reaches after a while."""
 
     round_trip = 0.0
+    caught_up_at = 0.0
 
 
 @pytest.mark.parametrize(("round_trip", "longer"), [(0.1, RECALL_ROUND_TRIPS * 0.1), (9.0, LONGEST_PATIENCE)])
@@ -511,6 +513,25 @@ def test_a_distant_reader_has_longer_to_answer(round_trip: float, longer: float)
     assert "idle" not in desk.got
     desk.device.tick(end + 0.01)
     assert desk.got["idle"] == [b"b"]
+
+
+@pytest.mark.parametrize(
+    ("caught_up_at", "begins"),
+    [(float("inf"), UNSEEN), (0.05, 0.05), (9.0, UNSEEN)],
+    ids=["it has not seen them", "it has", "it acknowledged other things since"],
+)
+def test_a_reader_sits_on_items_from_when_it_has_seen_them(caught_up_at: float, begins: float) -> None:
+    desk = Desk(PullDevice)
+    crowded = Distant("crowded")
+    crowded.caught_up_at = caught_up_at
+    desk.device.ready(crowded, Ready(4, 0, 1), 0.0)
+    desk.put(b"a", b"b", b"c")
+    desk.device.ready("idle", Ready(1, 0, 1), 0.0)
+    assert desk.device.alarm == pytest.approx(begins + RECALL_AFTER)
+    desk.device.tick(begins + RECALL_AFTER - 0.001)
+    assert desk.recalls == []
+    desk.device.tick(begins + RECALL_AFTER)
+    assert desk.recalls == [crowded]
 
 
 def test_a_distant_reader_does_not_delay_the_recall_from_another() -> None:

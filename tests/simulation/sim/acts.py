@@ -6,7 +6,7 @@ from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Any, Final
 
 from fiberq.driven import LULL
-from fiberq.protocol.reader import FRESH, Holder, Reader
+from fiberq.protocol.reader import Holder, Reader
 from fiberq.protocol.slots import Permits
 from fiberq.protocol.writer import Item, Writer
 from sim.ledger import Ledger, whole
@@ -141,7 +141,7 @@ class Grip:
             self.finish(thread)
             if process.now > reader.fresh_until:
                 reader.progress(self.session, process.now)
-                reader.fresh_until = process.now + FRESH
+                reader.refreshed(self.session, process.now)
                 process.transmit()
             if reader.ready:
                 reader.current, item = reader.ready.popleft()
