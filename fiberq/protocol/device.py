@@ -127,6 +127,11 @@ class Reader:
         return getattr(self.key, "round_trip", 0.0)
 
     @property
+    def lag(self) -> float:
+        """Seconds that it may need to answer, if it has to wait for a processor."""
+        return getattr(self.key, "lag", 0.0)
+
+    @property
     def caught_up_at(self) -> float:
         """Since when it has acknowledged all that was sent to it; infinity while it has not."""
         return getattr(self.key, "caught_up_at", 0.0)

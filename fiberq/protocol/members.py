@@ -59,6 +59,11 @@ class Member:
         return self.session.round_trip
 
     @property
+    def lag(self) -> float:
+        """Seconds that it may need to answer, if it has to wait for a processor."""
+        return self.session.lag
+
+    @property
     def caught_up_at(self) -> float:
         """Since when it has acknowledged all that was sent to it; infinity while it has not."""
         session = self.session

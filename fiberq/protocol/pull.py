@@ -23,7 +23,7 @@ from fiberq.protocol.members import Member
 
 RECALL_AFTER: Final = 0.010
 RECALL_LATER: Final = 2
-"""Seconds that a reader may sit on items while another waits, and so many of its round trips: what is on its way to a
+"""Seconds that a reader may sit on items while another waits, and so many times its lag: what is on its way to a
 process that is far, or waits for a processor, would only travel again. At most `LONGEST_ROUND`."""
 
 UNSEEN: Final = 0.2
@@ -198,7 +198,7 @@ class PullDevice(Device):
         """When what a reader sits on is recalled."""
         sent = reader.leases[reader.place_of(reader.started)].at
         since = min(max(sent, reader.caught_up_at), sent + UNSEEN)
-        far = min(RECALL_LATER * reader.round_trip, LONGEST_ROUND)
+        far = min(RECALL_LATER * reader.lag, LONGEST_ROUND)
         return since + (RECALL_AFTER if self._waiting else self._round) + far
 
     def _take_all_back(self, reader: Reader, now: float) -> None:

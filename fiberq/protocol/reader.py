@@ -43,6 +43,10 @@ GROWTH: Final = 8
 """Times as many items that a reader asks for ahead, at most, after each measurement. With 2, each of 64 readers had had
 its share of 300,000 items before it was at speed."""
 
+HICCUP: Final = 4
+"""Times its lag that a measurement may take for a process that was kept from running meanwhile. After one it asks
+for a part of what it asked for before, the `GROWTH`th, at least: else it were at single items again, each time."""
+
 MAX_AHEAD: Final = 8192
 """Items that a pull reader asks for ahead."""
 
@@ -50,7 +54,8 @@ PUSH_WINDOW: Final = 8192
 """Items under way to a push reader; it tells the node of its progress whenever half of them are used up."""
 
 IDLE: Final = 0.01
-"""Seconds without a caller after which a reader gives back what it was sent ahead: others would overtake it."""
+"""Seconds without a caller after which a reader gives back what it was sent ahead: others would overtake it. As long as
+a frame and its acknowledgement take, if that is longer: the caller may wait for a processor, too."""
 
 LATE_LOOKS: Final = 3
 """So many times in a row it is looked in vain for a caller, if the last look was late."""
@@ -187,12 +192,13 @@ class Reader:
         this one is late: then the callers may have been kept from running, too."""
         gives = bool(self.ready) and not (self.giving or self.kind.pushed or self._needs)
         late = now > self._looked_at + 2 * IDLE
+        unread = now > max(self.fresh_until, self._came_at) + max(IDLE, session.lag)
         self._unused = self._unused + 1 if self._used == self._looked_on else 0
         self._looked_at, self._looked_on = now, self._used
         behind = self._started() != self._reported
         if self.kind.keeps and self._told_held:  # a `get` that raised finished something, too
             behind |= self._held() != self._told_held
-        if gives and self._unused >= (LATE_LOOKS if late else 1) and now > max(self.fresh_until, self._came_at) + IDLE:
+        if gives and unread and self._unused >= (LATE_LOOKS if late else 1):
             self.give_back(session, now)
             return False
         if behind and now > self.fresh_until + IDLE and session.acknowledged >= self._report_number:
@@ -406,7 +412,8 @@ class Reader:
     def _adapt(self, session: Session, now: float) -> None:
         used = self._used - self._measured_from
         if used > 0:
-            each = max((now - self._measured_at) / used, 1e-7)
+            took = now - self._measured_at
+            each = max(took / used, 1e-7)
             self._slow = each >= PROGRESS
             if not self.kind.pushed:
                 horizon = max(HORIZON, 2 * session.round_trip)
@@ -415,7 +422,8 @@ class Reader:
                 lately = self._spent / self._spent_on
                 if lately > horizon / 8:  # else it may wait for the processor now and then, as all do
                     each = max(each, lately)
-                self._ahead = max(1, min(int(horizon / each), GROWTH * self._ahead, MAX_AHEAD))
+                least = self._ahead // GROWTH if took < HICCUP * session.lag else 1
+                self._ahead = max(1, least, min(int(horizon / each), GROWTH * self._ahead, MAX_AHEAD))
             self._measured_at, self._measured_from = now, self._used
 
     def _ask_pushed(self, session: Session, now: float) -> None:

@@ -27,6 +27,9 @@ PATIENT: Final = 256 * WINDOW
 """Frames that are taken from an end which acknowledges nothing, or repeats itself, before it breaks the protocol. One
 that keeps to its window soon learns what there is to acknowledge, unless messages are lost just then."""
 
+LONGEST_LAG: Final = 0.2
+"""Seconds that the newest round trip counts for at most where it is longer than the usual: see `Session.lag`."""
+
 RETRANSMIT: Final = 1.0
 """Seconds without progress after which the oldest unacknowledged frame is sent again."""
 
@@ -49,6 +52,7 @@ class Session:
         self._gap = False  # a resend was asked for, and has not come
         self.asked_at = 0.0  # when something was sent last while nothing else was unacknowledged
         self.round_trip = 0.0  # seconds that a frame and its acknowledgement take, smoothed; 0: none yet
+        self._newest_trip = 0.0  # as long as it took
         self.answered_at = 0.0  # what was sent then, or later, has been acknowledged
         self._timed = 0  # a frame that is not acknowledged; 0: none
         self._timed_at = 0.0  # when it was sent
@@ -65,6 +69,12 @@ class Session:
     def last(self) -> int:
         """The number that the newest frame has, or will have when it leaves."""
         return self.sent + len(self.waiting)
+
+    @property
+    def lag(self) -> float:
+        """Seconds that the other end may need to answer. The usual round trip says little of a process that has begun
+        to wait for a processor, as each does where there are many; so the newest counts, too."""
+        return max(self.round_trip, min(self._newest_trip, LONGEST_LAG))
 
     @property
     def busy(self) -> int:
@@ -223,7 +233,7 @@ class Session:
             self.unacknowledged.popleft()
         self.acknowledged, self.acknowledged_at = ack, now
         if 0 < self._timed <= ack:
-            took = now - self._timed_at
+            self._newest_trip = took = now - self._timed_at
             took = min(took, 2 * self.round_trip or took)  # one that was away for long says little
             self.round_trip += (took - self.round_trip) / 8 if self.round_trip else took  # as TCP does: RFC 6298
             self.answered_at = self._timed_at

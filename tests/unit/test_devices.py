@@ -490,6 +490,7 @@ class Distant(str):
     """A reader that a frame reaches after a while."""
 
     round_trip = 0.0
+    lag = 0.0
     caught_up_at = 0.0
 
 
@@ -497,7 +498,7 @@ class Distant(str):
 def test_a_distant_reader_has_longer_to_answer(round_trip: float, longer: float) -> None:
     desk = Desk(PullDevice)
     far = Distant("far")
-    far.round_trip = round_trip
+    far.round_trip = far.lag = round_trip
     desk.device.ready(far, Ready(4, 0, 1), 0.0)
     desk.put(b"a", b"b", b"c")
     desk.device.ready("idle", Ready(1, 0, 1), 0.0)
@@ -537,7 +538,7 @@ def test_a_reader_sits_on_items_from_when_it_has_seen_them(caught_up_at: float, 
 def test_a_distant_reader_does_not_delay_the_recall_from_another() -> None:
     desk = Desk(PullDevice)
     far = Distant("far")
-    far.round_trip = 0.1
+    far.round_trip = far.lag = 0.1
     desk.device.ready(far, Ready(4, 0, 1), 0.0)
     desk.put(*[b"far"] * 4)
     desk.device.ready("near", Ready(3, 0, 1), 0.0)
