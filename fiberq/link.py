@@ -30,7 +30,7 @@ from fiberq.errors import (
 from fiberq.lifeline import Lifeline
 from fiberq.protocol.client import Request
 from fiberq.protocol.kinds import Kind
-from fiberq.protocol.reader import Holder, Reader
+from fiberq.protocol.reader import FRESH, Holder, Reader
 from fiberq.protocol.slots import Permits
 from fiberq.protocol.writer import MAX_GATHERED, SMALL, Item, Writer
 from fiberq.protocol.writer import size as size_of
@@ -829,10 +829,12 @@ class Link(Driven):
         """Look whether items in hand were recalled, and tell the node how far this reader is."""
         with self._lock:
             now = time.monotonic()
+            if reader.stays_fresh(self._client.session, now):
+                return
             self._receive(now)
             if reader.ready:
                 reader.progress(self._client.session, now)
-            reader.refreshed(self._client.session, now)
+            reader.fresh_until = now + FRESH
             self._transmit(now)
 
     def keep(self, reader: Reader, thread: int, number: int) -> None:

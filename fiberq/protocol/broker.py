@@ -229,7 +229,7 @@ class Broker:
             self._channel_frame(member, frame, body)
 
     def _catch_up(self, member: Member) -> None:
-        """What has gathered for a process can leave."""
+        """A process has acknowledged more: what has gathered for it can leave, and it has seen what it got."""
         behind, member.behind = member.behind, {}
         for channel in filter(None, map(self._channels.known.get, behind)):
             channel.device.serve(member, self._outbox.now)

@@ -91,6 +91,7 @@ class Reader:
     __slots__ = (
         "away",
         "bytes",
+        "frame",
         "held",
         "key",
         "leases",
@@ -100,6 +101,7 @@ class Reader:
         "next",
         "queue",
         "recalled_at",
+        "seen_at",
         "started",
         "told",
         "waiting",
@@ -119,6 +121,8 @@ class Reader:
         self.near = bool(getattr(key, "near", False))  # it can read the node's shared memory
         self.away = False  # its connection is broken
         self.recalled_at: float | None = None
+        self.frame = 0  # the number of the frame that brought it the newest items, which it has yet to acknowledge
+        self.seen_at = 0.0  # when it has; infinity until then, 0 if that is not known
         self.queue: deque[Run] = deque()  # dealt to it, not delivered; only push queues use it
 
     @property
@@ -130,11 +134,6 @@ class Reader:
     def lag(self) -> float:
         """Seconds that it may need to answer, if it has to wait for a processor."""
         return getattr(self.key, "lag", 0.0)
-
-    @property
-    def caught_up_at(self) -> float:
-        """Since when it has acknowledged all that was sent to it; infinity while it has not."""
-        return getattr(self.key, "caught_up_at", 0.0)
 
     def unstarted(self) -> int:
         """How many leased items it has not started, and will not when they arrive."""
@@ -350,7 +349,7 @@ class Device(ABC):
             self._serve(reader, now)
 
     def serve(self, key: Key, now: float) -> None:
-        """A reader for whom something has gathered has acknowledged what came before."""
+        """A reader has acknowledged more of what was sent to it, which its queue wanted to know."""
         reader = self.readers.get(key)
         if reader is not None:
             self._serve(reader, now)

@@ -44,7 +44,7 @@ class Member:
         self.lender: int | None = None  # its number, if it and the node share memory
         self.unread: deque[tuple[int, int]] = deque()  # answers that it has not acknowledged: number, bytes
         self.unread_bytes = 0
-        self.behind: dict[int, None] = {}  # queues to look at when it has acknowledged more: see `push`
+        self.behind: dict[int, None] = {}  # queues to look at when it has acknowledged more
         self.holds: dict[int, str] = {}  # channel -> "r", "w" or "rw"
         self.flights: dict[str, dict[int, str]] = {}  # token -> what the handle in flight holds
 
@@ -62,12 +62,6 @@ class Member:
     def lag(self) -> float:
         """Seconds that it may need to answer, if it has to wait for a processor."""
         return self.session.lag
-
-    @property
-    def caught_up_at(self) -> float:
-        """Since when it has acknowledged all that was sent to it; infinity while it has not."""
-        session = self.session
-        return float("inf") if session.unacknowledged or session.waiting else session.acknowledged_at
 
     def due(self) -> float:
         """When to look at it next, if nothing else happens; infinity when never."""

@@ -96,10 +96,15 @@ class PullDevice(Device):
         self._backlog.extend(runs)
         self._count += count(runs)
         self._deal(now)
-        if self._listening:
+        if self._listening or (self._waiting and self.alarm is None):
             self._set_alarm()
 
     def _serve(self, reader: Reader, now: float) -> None:
+        if reader.seen_at > now and isinstance(reader.key, Member):
+            if reader.key.session.acknowledged >= reader.frame:
+                reader.seen_at = now
+            else:
+                reader.key.behind[self.channel] = None
         self._list(reader)
         self._deal(now)
         self._set_alarm()
@@ -150,6 +155,9 @@ class PullDevice(Device):
             runs = self._gather(self._backlog, reader, min(share, self._may_take(reader, head)))
             self._count -= count(runs)
             self._deliver(reader, runs, now)
+            if isinstance(reader.key, Member) and reader.next > reader.started:
+                reader.frame, reader.seen_at = reader.key.session.last, float("inf")
+                reader.key.behind[self.channel] = None
             self._unlist(reader)
             self._list(reader)
         for reader in self._asking.values():
@@ -197,8 +205,9 @@ class PullDevice(Device):
     def _sits_until(self, reader: Reader) -> float:
         """When what a reader sits on is recalled."""
         sent = reader.leases[reader.place_of(reader.started)].at
-        since = min(max(sent, reader.caught_up_at), sent + UNSEEN)
-        far = min(RECALL_LATER * reader.lag, LONGEST_ROUND)
+        since = min(max(sent, reader.seen_at), sent + UNSEEN)
+        trips = RECALL_LATER if since == sent else RECALL_LATER - 1
+        far = min(trips * reader.lag, LONGEST_ROUND)
         return since + (RECALL_AFTER if self._waiting else self._round) + far
 
     def _take_all_back(self, reader: Reader, now: float) -> None:
@@ -215,8 +224,4 @@ class PullDevice(Device):
             return []
         ends = map(self._patience_ends, self._ahead.values())
         times = [end for end in ends if end is not None]
-        sitting = self._sitting()
-        for reader in sitting:
-            if isinstance(reader.key, Member):
-                reader.key.behind[self.channel] = None  # its acknowledgement moves the time
-        return times + list(map(self._sits_until, sitting))
+        return times + list(map(self._sits_until, self._sitting()))

@@ -23,7 +23,7 @@ from fiberq.protocol import frames, ints
 from fiberq.protocol.frames import READY, RECALL, RETURN, Frame, Ready, pack_ranges, pack_ready
 from fiberq.protocol.kinds import Kind
 from fiberq.protocol.ranges import Ranges, runs
-from fiberq.protocol.session import Session
+from fiberq.protocol.session import LONGEST_LAG, Session
 
 Got: TypeAlias = "Buffer | Sequence[Buffer] | int"
 """An item that has come: as it travels, or, if small ints came together, such."""
@@ -44,8 +44,9 @@ GROWTH: Final = 8
 its share of 300,000 items before it was at speed."""
 
 HICCUP: Final = 4
-"""Times its lag that a measurement may take for a process that was kept from running meanwhile. After one it asks
-for a part of what it asked for before, the `GROWTH`th, at least: else it were at single items again, each time."""
+"""Times its lag, at most `LONGEST_LAG`, that a measurement may take for a process that was kept from running meanwhile.
+After one it asks for a part of what it asked for before, the `GROWTH`th, at least: else it were at single items again
+each time. But not where items take long on average."""
 
 MAX_AHEAD: Final = 8192
 """Items that a pull reader asks for ahead."""
@@ -64,10 +65,13 @@ PROGRESS: Final = 0.005
 """Seconds after which a push reader tells what it has finished, where its window gives no cause to."""
 
 FRESH: Final = 0.004
+"""Seconds after which a reader with items in hand first looks whether they were recalled, and tells its progress. With
+1 ms small items cost a third more processor time in all."""
+
+QUICK: Final = 0.0005
 MOST_FRESH: Final = 0.05
-"""Seconds after which a reader with items in hand first looks whether they were recalled, and tells its progress: half
-of its round trip, between these. With 1 ms small items cost a third more processor time in all; with 4 ms always, 64
-readers on two cores a fifth more, for each of them looked whenever it had a processor again."""
+"""Where items take less than `QUICK`, that waits for half of a round trip, if it is longer, but not longer than
+`MOST_FRESH`: 64 readers on two cores got a fifth less when each of them looked whenever it had a processor again."""
 
 
 def _cannot_borrow(_: Any, __: int) -> None:
@@ -113,6 +117,7 @@ class Reader:
         self.others = False  # other processes read, too
         self.owes = False  # nobody has received what was sent because one polls or listens: who takes it must tell
         self._told_held: Sequence[tuple[int, int]] = ()  # the newest report said that these are held
+        self._told_at = 0.0  # when that was
         self._reported = 0  # and that the items below this were started
         self._report_number = 0  # the frame of the newest report that may still be replaced
         self._prune_at = 64  # entries of `earlier`
@@ -192,7 +197,7 @@ class Reader:
         this one is late: then the callers may have been kept from running, too."""
         gives = bool(self.ready) and not (self.giving or self.kind.pushed or self._needs)
         late = now > self._looked_at + 2 * IDLE
-        unread = now > max(self.fresh_until, self._came_at) + max(IDLE, session.lag)
+        unread = now > max(self.fresh_until, self._came_at) + max(IDLE, min(session.lag, LONGEST_LAG))
         self._unused = self._unused + 1 if self._used == self._looked_on else 0
         self._looked_at, self._looked_on = now, self._used
         behind = self._started() != self._reported
@@ -392,9 +397,13 @@ class Reader:
         """Tell the node how far this reader is."""
         self._report(session, now)
 
-    def refreshed(self, session: Session, now: float) -> None:
-        """It was looked for a recall: that is enough for a while."""
-        self.fresh_until = now + max(FRESH, min(session.round_trip / 2, MOST_FRESH))
+    def stays_fresh(self, session: Session, now: float) -> bool:
+        """Whether that look can wait for another `FRESH`."""
+        quick = now - self._told_at < QUICK * (self._used - self._reported)
+        waits = quick and now < self._told_at + min(session.round_trip / 2, MOST_FRESH)
+        if waits:
+            self.fresh_until = now + FRESH
+        return waits
 
     def progress_later(self, session: Session, now: float) -> bool:
         """Tell it soon, for all that happens until then; return whether that is news."""
@@ -420,9 +429,11 @@ class Reader:
                 self._spent = MEMORY * self._spent + used * min(each, SLOWEST * horizon)
                 self._spent_on = MEMORY * self._spent_on + used
                 lately = self._spent / self._spent_on
+                least = 1
                 if lately > horizon / 8:  # else it may wait for the processor now and then, as all do
                     each = max(each, lately)
-                least = self._ahead // GROWTH if took < HICCUP * session.lag else 1
+                elif took < min(HICCUP * session.lag, LONGEST_LAG):
+                    least = self._ahead // GROWTH
                 self._ahead = max(1, least, min(int(horizon / each), GROWTH * self._ahead, MAX_AHEAD))
             self._measured_at, self._measured_from = now, self._used
 
@@ -477,7 +488,8 @@ class Reader:
         frame = Frame(READY, self.channel, pack_ready(Ready(self._limit, started, self.waiting, held, self.listening)))
         if not session.replace(self._report_number, frame):
             self._report_number = session.send(frame, now)
-        self.refreshed(session, now)
+        self._told_at = now
+        self.fresh_until = now + FRESH
         if self.kind.maxsize and self.ready and moves:
             self.progress_later(session, now)  # somebody may wait for the room of what is taken meanwhile
 

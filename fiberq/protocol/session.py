@@ -28,7 +28,7 @@ PATIENT: Final = 256 * WINDOW
 that keeps to its window soon learns what there is to acknowledge, unless messages are lost just then."""
 
 LONGEST_LAG: Final = 0.2
-"""Seconds that the newest round trip counts for at most where it is longer than the usual: see `Session.lag`."""
+"""Seconds that one round trip counts for at most where it is longer than the usual: see `Session.lag`."""
 
 RETRANSMIT: Final = 1.0
 """Seconds without progress after which the oldest unacknowledged frame is sent again."""
@@ -43,7 +43,6 @@ class Session:
         self.connected = False
         self.sent = 0  # the number of the last frame given one
         self.acknowledged = 0  # the last of ours that the other end has
-        self.acknowledged_at = 0.0  # since when
         self.received = 0  # the last of theirs, in order, that we have
         self.unacknowledged: deque[Frame] = deque()
         self.waiting: deque[Frame] = deque()  # for room in the window
@@ -166,6 +165,7 @@ class Session:
         self.connected = False
         self.out.clear()
         self.ack_at = None
+        self._timed = 0  # how long it was away is no round trip
         self._retransmit_at = float("inf")
 
     def resend(self, now: float) -> None:
@@ -231,7 +231,7 @@ class Session:
             raise ProtocolError("the peer acknowledges a frame that was never sent")
         for _ in range(ack - self.acknowledged):
             self.unacknowledged.popleft()
-        self.acknowledged, self.acknowledged_at = ack, now
+        self.acknowledged = ack
         if 0 < self._timed <= ack:
             self._newest_trip = took = now - self._timed_at
             took = min(took, 2 * self.round_trip or took)  # one that was away for long says little

@@ -15,10 +15,10 @@ from fiberq.protocol.client import Client
 from fiberq.protocol.frames import DELIVER, HEADER, MAGIC, PUT, READY, REQUEST, Frame, decode, pack_items
 from fiberq.protocol.kinds import Kind
 from fiberq.protocol.pull import RECALL_AFTER, RECALL_LATER, RECALL_PATIENCE, UNSEEN
-from fiberq.protocol.push import SMALL
-from fiberq.protocol.push import UNDER_WAY as ENOUGH_UNDER_WAY
+from fiberq.protocol.push import FAR_UNDER_WAY, SMALL
+from fiberq.protocol.push import UNDER_WAY as NEAR_UNDER_WAY
 from fiberq.protocol.reader import IDLE, LATE_LOOKS, Holder, Reader
-from fiberq.protocol.session import WINDOW, drain
+from fiberq.protocol.session import LONGEST_LAG, WINDOW, drain
 from fiberq.protocol.strangers import ASK_AGAIN
 from fiberq.protocol.writer import MAX_BULK, MAX_UNDER_WAY, UNDER_WAY, Writer
 
@@ -451,12 +451,14 @@ def test_an_item_that_crossed_a_cancel_goes_back_if_nobody_comes_for_it() -> Non
     assert node.get(other) == b"item"
 
 
-def _behind(items: list[bytes]) -> tuple[Node, Client, list[Message]]:
+def _behind(items: list[bytes], near: bool = False) -> tuple[Node, Client, list[Message]]:
     """A node, a push reader for which items were put one by one, and what is on its way to it."""
     node = Node("push")
     client = node.client("behind", "r")
     node.ask(client)
     node.settle()
+    for reader in node.broker._channels.known[CHANNEL].device.readers.values():
+        reader.near = near
     flying: list[Message] = []
     for item in items:
         node.let_in(item)
@@ -464,12 +466,15 @@ def _behind(items: list[bytes]) -> tuple[Node, Client, list[Message]]:
     return node, client, flying
 
 
-@pytest.mark.parametrize(("count", "frames"), [(2, 2), (16, ENOUGH_UNDER_WAY), (32, ENOUGH_UNDER_WAY + 1)])
+@pytest.mark.parametrize(("count", "more"), [(2, 0), (16, 0), (32, 1)])
 @pytest.mark.parametrize("length", [1, SMALL])
-def test_small_items_gather_for_a_push_reader_that_is_behind(count: int, frames: int, length: int) -> None:
+@pytest.mark.parametrize(("near", "most"), [(True, NEAR_UNDER_WAY), (False, FAR_UNDER_WAY)])
+def test_small_items_gather_for_a_push_reader_that_is_behind(
+    count: int, more: int, length: int, near: bool, most: int
+) -> None:
     items = [b"%d" % number + bytes(length) for number in range(count)]
-    node, client, flying = _behind(items)
-    assert len(flying) == (count if length == SMALL else frames)
+    node, client, flying = _behind(items, near)
+    assert len(flying) == (count if length == SMALL else min(count, most) + more)
     for message in flying:
         client.message(message, node.now)
     node.settle()
@@ -484,8 +489,8 @@ def _send_without_acknowledgement(node: Node, client: Client) -> None:
 
 
 def test_who_waits_for_a_push_queue_waits_for_nothing_else_that_is_under_way() -> None:
-    node, client, flying = _behind([b"item"] * (ENOUGH_UNDER_WAY + 2))
-    assert len(flying) == ENOUGH_UNDER_WAY
+    node, client, flying = _behind([b"item"] * (FAR_UNDER_WAY + 2))
+    assert len(flying) == FAR_UNDER_WAY
     for message in flying:
         client.message(message, node.now)
     reader = client.readers[CHANNEL]
@@ -500,7 +505,7 @@ def test_who_waits_for_a_push_queue_waits_for_nothing_else_that_is_under_way() -
 
 
 def test_what_gathered_and_cannot_be_read_was_the_last_of_its_queue(monkeypatch: pytest.MonkeyPatch) -> None:
-    node, client, flying = _behind([b"item"] * (ENOUGH_UNDER_WAY + 1))
+    node, client, flying = _behind([b"item"] * (FAR_UNDER_WAY + 1))
     node.creator.request(node.now, op="shutdown", channel=CHANNEL, drop=False)
     for message in drain(node.creator.session):
         node.broker.message("creator", message, node.now)
@@ -539,6 +544,20 @@ def test_a_process_that_was_kept_from_running_gives_nothing_back_at_once() -> No
     assert reader.giving
 
 
+@pytest.mark.parametrize(("trip", "patience"), [(0.001, IDLE), (0.1, 0.1), (9.0, LONGEST_LAG)])
+def test_items_go_back_unread_when_a_caller_would_have_come_by_now(trip: float, patience: float) -> None:
+    node = Node("pull")
+    client = node.client("late", "r")
+    _cross_a_cancel(node, client)
+    client.session._newest_trip = trip
+    reader, start = client.readers[CHANNEL], node.now
+    while not reader.giving:
+        assert node.now < start + patience + 2 * IDLE
+        node.now += IDLE / 2
+        client.idle(node.now)
+    assert node.now >= start + patience
+
+
 def test_an_item_that_crossed_a_cancel_is_recalled_if_another_waits() -> None:
     node = Node("pull")
     client, other = node.client("late", "r"), node.client("other", "r")
@@ -568,7 +587,7 @@ def test_the_time_to_a_recall_begins_when_the_items_are_acknowledged() -> None:
     node.settle()
     lag = node.broker._members["crowded"].lag
     assert lag > 0
-    assert device.alarm == pytest.approx(node.now + RECALL_AFTER + RECALL_LATER * lag)
+    assert device.alarm == pytest.approx(node.now + RECALL_AFTER + (RECALL_LATER - 1) * lag)
 
 
 def test_items_of_a_reader_that_is_away_are_its_own_until_its_grace_ends() -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from fiberq.protocol.frames import DELIVER, READY, Frame, decode, pack_deliver, pack_items, read_ready
 from fiberq.protocol.kinds import Kind
-from fiberq.protocol.reader import HORIZON, MAX_AHEAD, Reader
+from fiberq.protocol.reader import FRESH, GROWTH, HORIZON, MAX_AHEAD, MOST_FRESH, QUICK, Reader
 from fiberq.protocol.session import Session, drain
 
 
@@ -78,6 +78,51 @@ def test_who_gets_slow_asks_for_one_at_once(slow: float) -> None:
     worker.work(*[slow] * (worker.ahead + 2))
     assert worker.ahead == 0
     assert not worker.reader.ready
+
+
+@pytest.mark.parametrize(
+    ("lag", "took", "hiccup"),
+    [(0.05, 0.1, True), (0.0, 0.1, False), (0.05, 0.3, False), (9.0, 0.3, False)],
+    ids=["it waited for a processor", "there is no reason to wait", "it took longer", "nothing excuses that"],
+)
+def test_who_was_kept_from_running_goes_on_asking_for_many(lag: float, took: float, hiccup: bool) -> None:
+    worker = Worker()
+    worker.work(*[HORIZON / 1000] * 5000)
+    reader = worker.reader
+    reader._adapt(worker.session, worker.now)
+    before = reader._ahead
+    worker.session._newest_trip = lag
+    worker.work(took)
+    reader._adapt(worker.session, worker.now)
+    assert reader._ahead == (before // GROWTH if hiccup else 1)
+
+
+def test_a_hiccup_is_no_excuse_where_items_take_long_on_average() -> None:
+    worker = Worker()
+    worker.session._newest_trip = 0.05
+    worker.work(*[HORIZON] * 30)
+    worker.reader._ahead = 64
+    worker.work(0.1)
+    worker.reader._adapt(worker.session, worker.now)
+    assert worker.reader._ahead == 1
+
+
+def test_a_look_for_a_recall_waits_for_half_a_round_trip_while_items_are_quick() -> None:
+    worker = Worker()
+    worker.work(*[HORIZON / 1000] * 5000)
+    reader, session = worker.reader, worker.session
+    reader.progress(session, worker.now)
+    told, session.round_trip = worker.now, 8 * FRESH
+    reader.take(1)
+    assert not reader.stays_fresh(session, told + 2 * QUICK), "it takes long"
+    for _ in range(100):
+        assert reader.take(1) is not None
+    assert reader.stays_fresh(session, told + 3 * FRESH)
+    assert reader.fresh_until == pytest.approx(told + 4 * FRESH)
+    assert not reader.stays_fresh(session, told + 5 * FRESH), "half a round trip is over"
+    session.round_trip = 9.0
+    assert reader.stays_fresh(session, told + 0.99 * MOST_FRESH)
+    assert not reader.stays_fresh(session, told + MOST_FRESH)
 
 
 @pytest.mark.parametrize("pause", [HORIZON, 1.0, 1e6])

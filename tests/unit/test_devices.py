@@ -491,7 +491,6 @@ class Distant(str):
 
     round_trip = 0.0
     lag = 0.0
-    caught_up_at = 0.0
 
 
 @pytest.mark.parametrize(("round_trip", "longer"), [(0.1, RECALL_ROUND_TRIPS * 0.1), (9.0, LONGEST_PATIENCE)])
@@ -517,22 +516,33 @@ def test_a_distant_reader_has_longer_to_answer(round_trip: float, longer: float)
 
 
 @pytest.mark.parametrize(
-    ("caught_up_at", "begins"),
-    [(float("inf"), UNSEEN), (0.05, 0.05), (9.0, UNSEEN)],
-    ids=["it has not seen them", "it has", "it acknowledged other things since"],
+    ("seen_at", "begins", "trips"),
+    [(float("inf"), UNSEEN, RECALL_LATER - 1), (0.05, 0.05, RECALL_LATER - 1), (0.0, 0.0, RECALL_LATER)],
+    ids=["it has not seen them", "it has", "it is not known"],
 )
-def test_a_reader_sits_on_items_from_when_it_has_seen_them(caught_up_at: float, begins: float) -> None:
+def test_a_reader_sits_on_items_from_when_it_has_seen_them(seen_at: float, begins: float, trips: int) -> None:
     desk = Desk(PullDevice)
     crowded = Distant("crowded")
-    crowded.caught_up_at = caught_up_at
+    crowded.lag = 0.03
     desk.device.ready(crowded, Ready(4, 0, 1), 0.0)
     desk.put(b"a", b"b", b"c")
+    desk.device.readers[crowded].seen_at = seen_at
     desk.device.ready("idle", Ready(1, 0, 1), 0.0)
-    assert desk.device.alarm == pytest.approx(begins + RECALL_AFTER)
-    desk.device.tick(begins + RECALL_AFTER - 0.001)
+    recalled = begins + RECALL_AFTER + trips * crowded.lag
+    assert desk.device.alarm == pytest.approx(recalled)
+    desk.device.tick(recalled - 0.001)
     assert desk.recalls == []
-    desk.device.tick(begins + RECALL_AFTER)
+    desk.device.tick(recalled + 0.001)
     assert desk.recalls == [crowded]
+
+
+def test_who_gets_none_of_what_others_were_sent_ahead_is_waited_for_from_the_put_on() -> None:
+    desk = Desk(PullDevice)
+    for key in "abc":
+        desk.device.ready(key, Ready(2, 0, 1), 0.0)
+    desk.put(b"1", b"2", b"3", b"4")
+    assert sorted(map(len, desk.got.values())) == [2, 2]
+    assert desk.device.alarm == RECALL_AFTER
 
 
 def test_a_distant_reader_does_not_delay_the_recall_from_another() -> None:

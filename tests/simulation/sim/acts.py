@@ -6,7 +6,7 @@ from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Any, Final
 
 from fiberq.driven import LULL
-from fiberq.protocol.reader import Holder, Reader
+from fiberq.protocol.reader import FRESH, Holder, Reader
 from fiberq.protocol.slots import Permits
 from fiberq.protocol.writer import Item, Writer
 from sim.ledger import Ledger, whole
@@ -139,9 +139,9 @@ class Grip:
         caller = self.caller(thread)
         if reader.owner == caller and reader.ready and most == 1:
             self.finish(thread)
-            if process.now > reader.fresh_until:
+            if process.now > reader.fresh_until and not reader.stays_fresh(self.session, process.now):
                 reader.progress(self.session, process.now)
-                reader.refreshed(self.session, process.now)
+                reader.fresh_until = process.now + FRESH
                 process.transmit()
             if reader.ready:
                 reader.current, item = reader.ready.popleft()
