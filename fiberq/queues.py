@@ -73,7 +73,7 @@ class _Queue(Generic[T]):
     def stats(self) -> dict[str, Any]:
         """Return what the node knows of this queue: items that wait, and their bytes; how many are in flight, and were
         put, finished and delivered again since it was made; dead letters; the processes that read and write. Asks the
-        node; what readers have not told it yet (10 ms) it does not know."""
+        node; what readers have not told it yet (10 ms, at most 50) it does not know."""
         return self._channel.stats()
 
     def get(self, block: bool = True, timeout: float | None = None) -> T:
