@@ -83,7 +83,9 @@ def main() -> None:
             trips, shares = [], []
             for _ in range(options.repetitions):
                 words = ["--work", "ping-pong", "--transports", transport, "--classes", "SimpleQueuePull"]
-                told = run(sys.executable, "-m", "fiberq", "bench", *words, "--repetitions", "1", "--json", "-", **settings)
+                told = run(
+                    sys.executable, "-m", "fiberq", "bench", *words, "--repetitions", "1", "--json", "-", **settings
+                )
                 results = json.loads(told)["results"]
                 trips += [each["median"] for each in results if each["contender"].startswith("SimpleQueuePull")]
                 shares.append(float(run(sys.executable, "-m", "benchmarks.spin", "--busy", **settings)))
