@@ -38,7 +38,7 @@ def busy() -> float:
     tasks: fiberq.SimpleQueuePull[int] = fiberq.SimpleQueuePull()
     results: fiberq.SimpleQueuePull[int] = fiberq.SimpleQueuePull()
     context = fiberq.get_context("spawn")
-    workers = [context.Process(target=work, args=(tasks, results)) for _ in range(WORKERS)]
+    workers = [context.Process(target=work, args=(tasks, results), daemon=True) for _ in range(WORKERS)]
     for each in workers:
         each.start()
     for count in (3 * WORKERS, TASKS):  # the first are to get all at work
