@@ -60,11 +60,21 @@ def run(*command: str, **settings: str) -> str:
     return subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True, text=True, timeout=120).stdout
 
 
+def measure(transport: str, spin: int) -> tuple[float, float]:
+    """A lone item's round trip, in us, and what `busy` says."""
+    settings = {"FIBERQ_TRANSPORT": transport, "FIBERQ_SPIN_US": str(spin)}
+    words = ["--work", "ping-pong", "--transports", transport, "--classes", "SimpleQueuePull"]
+    words += ["--repetitions", "1", "--json", "-"]
+    results = json.loads(run(sys.executable, "-m", "fiberq", "bench", *words, **settings))["results"]
+    (trip,) = [each["median"] for each in results if each["contender"].startswith("SimpleQueuePull")]
+    return trip, float(run(sys.executable, "-m", "benchmarks.spin", "--busy", **settings))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--transports", nargs="+", default=["zmq", "nng", "stream"])
     parser.add_argument("--spins", nargs="+", type=int, default=[0, 100, 400], help="us")
-    parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--busy", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.busy:
@@ -77,19 +87,14 @@ def main() -> None:
         "two busy workers, of two cores",
         title=f"Python {platform.python_version()}; medians of {options.repetitions}",
     )
-    for transport in options.transports:
-        for spin in options.spins:
-            settings = {"FIBERQ_TRANSPORT": transport, "FIBERQ_SPIN_US": str(spin)}
-            trips, shares = [], []
-            for _ in range(options.repetitions):
-                words = ["--work", "ping-pong", "--transports", transport, "--classes", "SimpleQueuePull"]
-                told = run(
-                    sys.executable, "-m", "fiberq", "bench", *words, "--repetitions", "1", "--json", "-", **settings
-                )
-                results = json.loads(told)["results"]
-                trips += [each["median"] for each in results if each["contender"].startswith("SimpleQueuePull")]
-                shares.append(float(run(sys.executable, "-m", "benchmarks.spin", "--busy", **settings)))
-            table.add_row(transport, str(spin), f"{statistics.median(trips):.0f}", f"{statistics.median(shares):.2f}")
+    found: dict[tuple[str, int], list[tuple[float, float]]] = {}
+    for _ in range(options.repetitions):  # in turn, for the machine has fast and slow minutes
+        for transport in options.transports:
+            for spin in options.spins:
+                found.setdefault((transport, spin), []).append(measure(transport, spin))
+    for (transport, spin), pairs in found.items():
+        trips, shares = zip(*pairs, strict=True)
+        table.add_row(transport, str(spin), f"{statistics.median(trips):.0f}", f"{statistics.median(shares):.2f}")
     Console().print(table)
 
 
