@@ -126,9 +126,10 @@ def test_who_waits_for_memory_is_woken_when_it_comes_back(gets: bool, monkeypatc
         until(lambda: pool in waiting_for(q))
         for number in range(2, put):
             assert q.get(timeout=PATIENCE) == text(number)
+        # That what came before is finished is told by this `get`, or was: of items in hand, that may wait for a report.
+        assert q.get(timeout=PATIENCE) == text(put)
         waits.join(PATIENCE)
         assert not waits.is_alive()
-        assert q.get(timeout=PATIENCE) == text(put)
         if gets:
             other.put(0)
             waiter.join(PATIENCE)
