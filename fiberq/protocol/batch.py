@@ -10,10 +10,14 @@ from array import array
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
+from typing import Final
 
 from fiberq.abc import Buffer
-from fiberq.protocol.frames import Items, pack_items, pack_references, split
+from fiberq.protocol.frames import MAX_FRAME, Items, pack_items, pack_references, split
 from fiberq.protocol.lent import Lent
+
+SMALL_PART: Final = 8
+"""Times as many bytes as some of its items that a batch must have at least to let them go."""
 
 
 class Batch:
@@ -100,6 +104,12 @@ class Run:
             return self
         run = Run(Batch(Items(self.lengths(), bytes(self.payload()), ())), 0, len(self), self.place, self.stride)
         return run._marked(self)
+
+    def apart(self) -> Run:
+        """The same items, with memory of their own if they are a small part of a large batch, which would be kept for
+        as long as a slow reader has them."""
+        batch = self.batch
+        return self.copy() if len(batch.payload) > max(MAX_FRAME, SMALL_PART * self.size) else self
 
     def singly(self) -> Iterator[Run]:
         """Each item as a run of its own."""

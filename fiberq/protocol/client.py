@@ -34,8 +34,8 @@ def _no_matter(_: int) -> None:
 
 
 class Client:
-    """`grace`: whether the node is to wait for this process when its connection breaks. `token`: the right that it has
-    there, where one is asked for."""
+    """`grace`: whether the node is to wait for this process when its connection breaks, as one over a network may.
+    `token`: the right that it has there, where one is asked for."""
 
     def __init__(self, name: str, grace: bool, token: bytes = b"") -> None:
         self.name = name
@@ -144,7 +144,8 @@ class Client:
         """This process's writer of a channel, which is made if there is none."""
         writer = self.writers.get(channel)
         if writer is None:
-            writer = self.writers[channel] = Writer(channel, kind)
+            most_bytes = frames.MAX_FRAME if self._grace else frames.NEAR_FRAME
+            writer = self.writers[channel] = Writer(channel, kind, most_bytes)
             writer.ended = self.over.get(channel)
             writer.paused = channel in self._paused
         return writer

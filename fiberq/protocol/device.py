@@ -34,7 +34,18 @@ from fiberq.abc import Buffer
 from fiberq.address import printable
 from fiberq.errors import ProtocolError
 from fiberq.protocol.batch import Run, body, count, gather
-from fiberq.protocol.frames import DELIVER, MAX_FRAME, TAKEN, Frame, Items, Ready, Want, pack_deliver, pack_ranges
+from fiberq.protocol.frames import (
+    DELIVER,
+    MAX_FRAME,
+    NEAR_FRAME,
+    TAKEN,
+    Frame,
+    Items,
+    Ready,
+    Want,
+    pack_deliver,
+    pack_ranges,
+)
 from fiberq.protocol.kinds import Kind
 from fiberq.protocol.lent import Lent
 from fiberq.protocol.ranges import without
@@ -595,7 +606,7 @@ class Device(ABC):
     def _gather(self, queue: deque[Run], reader: Reader, wanted: int) -> list[Run]:
         """Remove from the head of `queue` what makes one frame for `reader`, at most `wanted` items."""
         if queue[0].batch.lent is None:
-            return gather(queue, wanted, MAX_FRAME)
+            return gather(queue, wanted, NEAR_FRAME if reader.near else MAX_FRAME)
         return gather(queue, wanted if reader.near else 1, MAX_AHEAD)
 
     def _deliver(self, reader: Reader, runs: list[Run], now: float) -> None:
@@ -613,7 +624,7 @@ class Device(ABC):
         if reader.leases:
             reader.leases[0].alone = False
         for run in runs:
-            reader.leases.append(Lease(reader.next, run, now, alone))
+            reader.leases.append(Lease(reader.next, run.apart(), now, alone))
             reader.next += len(run)
             reader.bytes += run.size
         reader.begin()

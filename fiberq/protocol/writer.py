@@ -63,8 +63,9 @@ def size(item: Item) -> int:
 class Writer:
     """Small items may be appended to `items` by any thread at any time; all else is called by one at a time."""
 
-    def __init__(self, channel: int, kind: Kind) -> None:
+    def __init__(self, channel: int, kind: Kind, most_bytes: int = MAX_FRAME) -> None:
         self.channel = channel
+        self._most_bytes = most_bytes  # of small items in a frame
         self.permits = Permits(channel) if kind.maxsize else None
         self.items: list[Item] = []  # gathered
         self.under_way: deque[int] = deque()  # the numbers of frames that were unacknowledged when last looked at
@@ -165,8 +166,8 @@ class Writer:
             del small[next(index for index, item in enumerate(small) if type(item) is not bytes) :]
         lengths = array("I", map(len, small))
         self._most = MAX_ITEMS
-        if sum(lengths) > MAX_FRAME:
-            fit = max(1, bisect_right(list(accumulate(lengths)), MAX_FRAME))
+        if sum(lengths) > self._most_bytes:
+            fit = max(1, bisect_right(list(accumulate(lengths)), self._most_bytes))
             del small[fit:], lengths[fit:]
             self._most = min(2 * fit, MAX_ITEMS)
         return Frame(PUT, self.channel, pack_items(lengths.tobytes(), small)), len(small)

@@ -133,3 +133,14 @@ def test_a_copy_keeps_nothing_of_the_frame_that_its_items_came_in() -> None:
     assert run.copy() is run
     large = _large(b"large")
     assert large.copy() is large
+
+
+def test_a_small_part_does_not_keep_a_large_batch() -> None:
+    run = _run([bytes(1000)] * 1000, place=7)
+    small, large = run.part(10, 12).apart(), run.part(0, 500)
+    assert len(small.batch.payload) == 2000
+    assert _placed(small) == [(17, bytes(1000)), (18, bytes(1000))]
+    assert large.apart() is large
+    assert run.apart() is run
+    few = _run([b"one", b"two", b"three"] * 10).part(0, 1)
+    assert few.apart() is few, "the batch is not large"
