@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias, cast
 
 from fiberq.abc import MAX_PARTS, Buffer
 from fiberq.errors import ItemError
-from fiberq.memory import Borrowed
+from fiberq.memory import SHARE_FROM, Borrowed
 from fiberq.protocol import ints
+from fiberq.protocol.frames import ALONE
 from fiberq.protocol.ints import FORMAT
 from fiberq.protocol.writer import Item
 
@@ -30,8 +31,8 @@ if TYPE_CHECKING:
 Received: TypeAlias = "Buffer | Sequence[Buffer] | Borrowed | int"
 """An item as it comes: as it was put, or in shared memory, or a small int that came with others."""
 
-LARGE: Final = 64 * 1024
-"""Bytes from which an item travels as buffers of its own; below, transports are faster when they copy."""
+LARGE: Final = SHARE_FROM
+"""Bytes from which an item is a tuple of buffers; one of `ALONE` bytes in an object is a buffer of its own."""
 
 RAW: Final = b"B"
 MESSAGE: Final = b"M"
@@ -63,7 +64,7 @@ class _Raws(list[Buffer]):
 
     def __call__(self, buffer: pickle.PickleBuffer) -> bool:
         raw = buffer.raw()
-        if raw.nbytes < LARGE or len(self) == _MAX_BUFFERS:
+        if raw.nbytes < ALONE or len(self) == _MAX_BUFFERS:
             return True
         self.append(raw)
         return False
@@ -129,7 +130,7 @@ def encode(obj: object) -> Item | Laden:
         return _encode_with_care(obj, None)
     if not raws and len(data) < LARGE:
         return data
-    if light:
+    if light and len(data) >= ALONE:
         _light.discard(kind)
         return encode(obj)
     return (data, *raws)
@@ -210,6 +211,11 @@ def decode_bytes(item: Received) -> Buffer:
     if kind == MESSAGE[0]:
         return buffers[0] if buffers else memoryview(head)[1:]
     return _dumps(decode(item), 5)
+
+
+def together(item: tuple[Buffer, ...], size: int) -> Item:
+    """An item of `size` bytes that is not in shared memory, as it is to travel."""
+    return item if size >= ALONE else b"".join(item)
 
 
 def is_shared(item: Item) -> bool:

@@ -110,18 +110,18 @@ class Link(Driven):
     def share(self, item: Item, waits: bool) -> Item:
         """`item`, in shared memory if it is large, and the node takes that. A caller who `waits` may be kept for a
         moment, for memory that was used before. Raises `ItemError` as `check_size`, and, who waits, as `put`."""
-        if type(item) is not tuple or self._near is None:
+        if type(item) is not tuple:
             return item
         size, pool = size_of(item), self._pool
         self.check_size(size)
-        if self._near.answer is None or not self._near.answer.get("near"):
-            return item
+        if self._near is None or self._near.answer is None or not self._near.answer.get("near"):
+            return codec.together(item, size)
         if waits and pool.lacks(size):
             now = time.monotonic()
             deadline = now + pool.patience(size, now)  # at least a look: it may have come already
             if self._until(lambda _: not pool.lacks(size) or None, self._client.used, deadline) is None:
                 pool.expect_none(size)
-        return pool.share(item, time.monotonic()) or item
+        return pool.share(item, time.monotonic()) or codec.together(item, size)
 
     # -- for handles: holding --
 

@@ -41,8 +41,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Borrowed", "Opened", "Pool", "Vault", "fetch", "make_vault", "prove"]
 
-SHARE_FROM: Final = 64 * 1024
+SHARE_FROM: Final = 16 * 1024
 """Bytes from which an item is shared."""
+
+OWN_FROM: Final = 64 * 1024
+"""Bytes from which an item may have memory of its own; a smaller one is not shared, if there is no other memory."""
 
 KEEP: Final = 256 << 20
 MOST: Final = 256
@@ -51,14 +54,14 @@ for `REST` seconds."""
 
 REST: Final = 2.0
 
-ROOMS: Final = tuple((SHARE_FROM << power) + 4096 for power in range(5))
+ROOMS: Final = tuple((SHARE_FROM << power) + 4096 for power in range(7))
 """Bytes that a slot may have: a power of two, and what is before and between an item's parts."""
 
-WORTH: Final = ROOMS[3]
+WORTH: Final = ROOMS[5]
 """The smallest of them for which it is worth while to wait: of smaller ones a new sheet has many."""
 
 SHEET: Final = 2 * ROOMS[-1] + (120 << 10)
-"""Bytes of a piece of memory with slots for several items: 2 of the largest, or 32 of the smallest."""
+"""Bytes of a piece of memory with slots for several items: 2 of the largest, or 108 of the smallest."""
 
 SHEETS: Final = 128
 """That a process has at a time."""
@@ -388,7 +391,8 @@ class Pool:
 
     def share(self, item: Sequence[Buffer], now: float) -> Shared | None:
         """Write a large item into shared memory; `None` if the system has no more of that, or no more descriptors, or
-        this process is another user's since it connected: then the node could not open it."""
+        this process is another user's since it connected: then the node could not open it. Also if there is no room in
+        the sheets for an item of less than `OWN_FROM` bytes."""
         if os.geteuid() != self._user:
             return None
         self._used_at = now
@@ -404,6 +408,8 @@ class Pool:
             end += gap + length
         try:
             slot = self._slot(end)
+            if slot is None:
+                return None
             _write(slot.memory, pieces, end, slot.offset)
         except OSError:
             return None
@@ -412,7 +418,7 @@ class Pool:
         reference = Reference(slot.memory.descriptor, slot.memory.inode, slot.offset, end, generation)
         return Shared.of(reference, sum(lengths), slot, self.ended)
 
-    def _slot(self, size: int) -> _Slot:
+    def _slot(self, size: int) -> _Slot | None:
         room = _room_for(size)
         try:
             return self._free[room].pop()
@@ -424,7 +430,7 @@ class Pool:
             if any(self._free[other] for other in ROOMS):
                 self._drop_free_sheets()
             if len(self._sheets) >= SHEETS:  # it has memory of its own, which goes when the item does
-                return _Slot(_make(), 0, 0)
+                return _Slot(_make(), 0, 0) if size >= OWN_FROM else None
         memory = _make_sheet()
         self._sheets.add(memory)
         first, *others = (_Slot(memory, offset, room) for offset in range(0, SHEET - room + 1, room))

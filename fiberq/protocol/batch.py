@@ -9,11 +9,11 @@ from __future__ import annotations
 from array import array
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import accumulate
+from itertools import accumulate, takewhile
 from typing import Final
 
 from fiberq.abc import Buffer
-from fiberq.protocol.frames import MAX_FRAME, Items, pack_items, pack_references, split
+from fiberq.protocol.frames import ALONE, MAX_FRAME, Items, pack_items, pack_references, split
 from fiberq.protocol.lent import Lent
 
 SMALL_PART: Final = 8
@@ -175,10 +175,14 @@ class Run:
 
 def body(runs: Sequence[Run], near: bool = False) -> tuple[tuple[Buffer, ...], Sequence[Buffer]]:
     """The body and the further parts of a frame that carries `runs`; a large item travels alone, but for those that are
-    elsewhere: who is `near` gets references to them."""
+    elsewhere: who is `near` gets references to them, and who is not several small ones as any others."""
     batch = runs[0].batch
-    if batch.lent is not None and near:
-        return pack_references(run.batch.lent.reference.pack() for run in runs if run.batch.lent is not None), ()
+    lent = [run.batch.lent for run in runs if run.batch.lent is not None]
+    if lent and near:
+        return pack_references(each.reference.pack() for each in lent), ()
+    if len(lent) > 1:
+        items = [b"".join(each.load()) for each in lent]
+        return pack_items(array("I", map(len, items)).tobytes(), items), ()
     if batch.large:
         return pack_items(b"", ()), large_parts(batch)
     if len(runs) == 1:
@@ -215,6 +219,11 @@ def gather(queue: deque[Run], wanted: int, size: int) -> list[Run]:
         if run.batch.parts or size <= 0:
             break
     return runs
+
+
+def small_lent(queue: Iterable[Run]) -> int:
+    """How many items at the head of `queue` are elsewhere, but small enough to travel with others."""
+    return count(takewhile(lambda run: run.batch.lent is not None and run.size < ALONE, queue))
 
 
 def put_in_place(queue: deque[Run], runs: Iterable[Run]) -> None:

@@ -28,12 +28,13 @@ from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Final, TypeAlias
 
 from fiberq.abc import Buffer
 from fiberq.address import printable
 from fiberq.errors import ProtocolError
-from fiberq.protocol.batch import Run, body, count, gather
+from fiberq.protocol.batch import Run, body, count, gather, small_lent
 from fiberq.protocol.frames import (
     DELIVER,
     MAX_FRAME,
@@ -607,14 +608,19 @@ class Device(ABC):
         """Remove from the head of `queue` what makes one frame for `reader`, at most `wanted` items."""
         if queue[0].batch.lent is None:
             return gather(queue, wanted, NEAR_FRAME if reader.near else MAX_FRAME)
-        return gather(queue, wanted if reader.near else 1, MAX_AHEAD)
+        if reader.near:
+            return gather(queue, wanted, MAX_AHEAD)
+        return gather(queue, max(1, small_lent(islice(queue, wanted))), MAX_FRAME)
 
     def _deliver(self, reader: Reader, runs: list[Run], now: float) -> None:
         """Send items, which `gather` made one frame of, to a reader, and lease them to it."""
         try:
             pieces, parts = body(runs, reader.near)
-        except (OSError, MemoryError) as error:  # of one large item, in memory that another process has
-            self._entomb(runs[0], f"it cannot be read: {error}")
+        except (OSError, MemoryError) as error:  # of large items, in memory that another process has
+            for run in runs if len(runs) > 1 else ():
+                self._deliver(reader, [run], now)
+            if len(runs) == 1:
+                self._entomb(runs[0], f"it cannot be read: {error}")
             return
         first = reader.next
         deliveries = runs[0].deliveries

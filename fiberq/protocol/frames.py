@@ -75,6 +75,9 @@ NEAR_FRAME: Final = 1_000_000
 """The same, between processes of one host. A frame costs 400 us of processor time in all: with `MAX_FRAME` bytes, items
 of 100 bytes take a tenth longer, those of 1,000 a half, and those of 20,000 twice as long."""
 
+ALONE: Final = 64 * 1024
+"""Bytes from which an item travels alone. One of fewer whose buffers are joined is the same item."""
+
 WORTH_VIEWS: Final = 512
 """Bytes of an item from which it is copied out of a frame at once, and not after a copy of the frame."""
 

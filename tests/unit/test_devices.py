@@ -11,10 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from fiberq.abc import Buffer
+from fiberq.errors import ProtocolError
 from fiberq.protocol.batch import Run
 from fiberq.protocol.device import IN_COMPANY, NEAR, Device, Key, Memory
 from fiberq.protocol.frames import DELIVER, RECALL, TAKEN, Frame, Items, Ready, read_deliver, read_ranges, split
 from fiberq.protocol.kinds import Kind
+from fiberq.protocol.lent import Lent, Reference
 from fiberq.protocol.pull import (
     LONGEST_PATIENCE,
     LONGEST_ROUND,
@@ -424,12 +427,43 @@ class Desk:
         if frame.kind == TAKEN:
             self.taken.setdefault(key, []).extend(read_ranges(frame.body[0]))  # type: ignore[arg-type]
             return
-        items = split(read_deliver(memoryview(b"".join(frame.body)), frame.parts)[3])
+        read = read_deliver(memoryview(b"".join(frame.body)), frame.parts)[3]
+        items = split(read) if len(read.lengths) else [b"".join(frame.parts)]
         self.got.setdefault(key, []).extend(map(bytes, items))
         self.deliveries.append((key, len(items)))
 
     def put(self, *contents: bytes) -> None:
         self.device.put("writer", _items(list(contents)), 0.0)
+
+
+class Elsewhere(Lent):
+    """An item in memory of another process, which can be `read`, or has gone."""
+
+    def __init__(self, item: bytes, read: bool = True) -> None:
+        self.reference = Reference(1, 2, 0, len(item), 3)
+        self._item = item
+        self._read = read
+
+    def load(self) -> list[Buffer]:
+        if not self._read:
+            raise ProtocolError("it is gone")
+        return [self._item[:1], self._item[1:]]
+
+
+@pytest.mark.parametrize("device", [PullDevice, PushDevice])
+def test_small_items_that_are_elsewhere_travel_together_to_who_is_far(device: type[PullDevice | PushDevice]) -> None:
+    desk = Desk(device, max_deliveries=3)
+    small = [b"%d" % number * 20_000 for number in range(4)]
+    large = b"large" * 20_000
+    desk.device.ready("far", Ready(10, 0, 1), 0.0)
+    desk.device.put_large("writer", [*map(Elsewhere, small), Elsewhere(large), Elsewhere(small[0])], 0.0)
+    assert desk.got["far"] == [*small, large, small[0]]
+    assert [count for _, count in desk.deliveries] == [4, 1, 1]
+    desk.device.ready("far", Ready(20, 6, 1), 0.0)
+    desk.device.put_large("writer", [Elsewhere(small[1]), Elsewhere(small[2], read=False), Elsewhere(small[3])], 0.0)
+    assert desk.got["far"][6:] == [small[1], small[3]], "what can be read is not lost for what cannot"
+    (letter,) = desk.device.dead_letters.values()
+    assert "it is gone" in letter.reason
 
 
 @given(st.integers(1, 5), st.integers(0, 10), st.data())

@@ -27,6 +27,7 @@ from fiberq.errors import HandleError, ProtocolError
 from fiberq.memory import (
     LATELY,
     MOMENT,
+    OWN_FROM,
     REST,
     SHARE_FROM,
     SHEET,
@@ -314,10 +315,10 @@ def test_a_forked_child_has_nothing_mapped() -> None:
     del mapped
 
 
-@pytest.mark.parametrize("size", [SHARE_FROM, 1 << 20])
-def test_items_share_a_sheet_that_is_opened_once(vault: Vault, size: int, per_sheet: int) -> None:
+@pytest.mark.parametrize(("size", "count"), [(SHARE_FROM, 2 * 108), (OWN_FROM, 2 * 32), (1 << 20, 2 * 2)])
+def test_items_share_a_sheet_that_is_opened_once(vault: Vault, size: int, count: int, per_sheet: int) -> None:
     pool, opened, before = Pool(), Opened(), descriptors()
-    items = [(b"%d" % number, os.urandom(size)) for number in range(64 if size == SHARE_FROM else 4)]
+    items = [(b"%d" % number, os.urandom(size)) for number in range(count)]
     held = [taken(vault, item, pool) for item in items]
     got = [fetch(HERE, each.reference, opened, asked) for each in held]
     assert got == [each.load() for each in held] == [list(item) for item in items]
@@ -420,6 +421,7 @@ def test_no_more_sheets_than_may(monkeypatch: pytest.MonkeyPatch, per_sheet: int
     pool, before = Pool(), descriptors()
     shared = [share((bytes(1 << 20),), pool) for _ in range(6)]
     assert len({reference_of(each).inode for each in shared}) == 4, "two in each sheet, and two alone"
+    assert pool.share((bytes(SHARE_FROM),), 0.0) is None, "a smaller one gets no memory of its own"
     del shared
     for generation in (1, 2, 3, 5, 6):
         pool.ended(generation)
@@ -427,7 +429,7 @@ def test_no_more_sheets_than_may(monkeypatch: pytest.MonkeyPatch, per_sheet: int
     assert len({reference_of(each).inode for each in smaller}) == 1
     assert descriptors() == before + 2 * per_sheet + 2, "and memory of its own is used again"
     del smaller
-    for generation in (4, 7, 8, 9):
+    for generation in (4, 8, 9, 10):  # the seventh was for the one that got none
         pool.ended(generation)
     pool.tidy(REST + 0.1)
     assert descriptors() == before
@@ -438,7 +440,7 @@ def test_items_of_a_slow_queue_share_sheets_however_slowly_they_come(per_sheet: 
     slow = []
     for burst in range(20):
         now = 10.0 * burst
-        some = [pool.share((bytes(SHARE_FROM),), now) for _ in range(16)]
+        some = [pool.share((bytes(OWN_FROM),), now) for _ in range(16)]
         slow.append(some.pop())
         del some  # never sent
         pool.tidy(now + REST + 0.1)
