@@ -45,6 +45,7 @@ from fiberq.errors import (
 from fiberq.lifeline import SpawnLifeline
 from fiberq.link import Link
 from fiberq.links import connect, known
+from fiberq.protocol.bunch import Bunch
 from fiberq.protocol.ints import FORMAT, LEAST, MOST
 from fiberq.protocol.kinds import Kind
 from fiberq.protocol.reader import Holder, Reader
@@ -264,13 +265,16 @@ class Channel:
                     link.ask_ahead(reader)
                 if type(item) is int:
                     return item
+                if type(item) is Bunch:
+                    objects = item.objects
+                    return objects[number - item.first] if objects else item.load(number)
                 if type(item) is bytes:
                     first = item[0]
                     if first == PICKLE:
                         return loads(item)
                     if first in MARSHALLED:
                         return unmarshal(item)
-                return decode(item)
+                return decode(item)  # type: ignore[arg-type]
         deadline = _deadline(timeout)
         link = self._attach_by(deadline)
         taken = None if link is None else link.take(self._attached_reader(link), deadline)

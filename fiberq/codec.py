@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias, cast
 from fiberq.abc import MAX_PARTS, Buffer
 from fiberq.errors import ItemError
 from fiberq.memory import SHARE_FROM, Borrowed
-from fiberq.protocol import ints
+from fiberq.protocol import bunch, ints
 from fiberq.protocol.frames import ALONE
 from fiberq.protocol.ints import FORMAT
 from fiberq.protocol.writer import Item
@@ -99,7 +99,6 @@ SIMPLE: Final = frozenset({int, float, bool, type(None)})
 """Types whose marshalled form is the item, without a second thought."""
 
 
-_NO_RAWS: Final = _Raws()
 _light: Final[set[type]] = {dict, list, tuple, set}
 """Types of which this process has not put a large object yet: theirs are pickled without looking out for large buffers,
 for that takes a quarter of the time that a small dict needs."""
@@ -120,9 +119,15 @@ def encode(obj: object) -> Item | Laden:
             return RAW + obj if len(obj) < LARGE else (RAW, obj)
     if _registry.users if len(_registry.reducers) == _registry.known else _registry.look():
         return _encode_with_care(obj, None)
-    raws = _NO_RAWS if light else _Raws()
+    raws: _Raws | None = None
     try:
-        data = _dumps(obj, 5) if light else _dumps(obj, 5, buffer_callback=raws)
+        if light:
+            data = _dumps(obj, 5)
+            if _GLOBAL not in data and len(data) < LARGE:
+                return data
+        else:
+            raws = _Raws()
+            data = _dumps(obj, 5, buffer_callback=raws)
     except Exception as error:
         return _encode_with_care(obj, error)
     # `in` takes four times as long as `find`, but for a single byte.
@@ -133,7 +138,7 @@ def encode(obj: object) -> Item | Laden:
     if light and len(data) >= ALONE:
         _light.discard(kind)
         return encode(obj)
-    return (data, *raws)
+    return (data, *(raws or ()))
 
 
 def encode_all(objs: list[Any]) -> tuple[Sequence[Item | Laden], int | None]:
@@ -181,7 +186,11 @@ def decode_all(items: Sequence[Received], objects: list[Any]) -> None:
         if kinds <= MARSHALLED:
             step = _unmarshal
         elif kinds == {PICKLE}:
-            step = _loads
+            pickles = cast("Sequence[bytes]", items)
+            for start in range(0, len(items), bunch.SIZE):
+                some = pickles[start : start + bunch.SIZE]
+                objects.extend(bunch.unpickle(some) or map(_loads, some))
+            return
     objects.extend(map(step, items))
 
 

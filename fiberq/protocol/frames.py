@@ -221,7 +221,7 @@ def read_deliver(body: memoryview, parts: Sequence[Buffer]) -> tuple[int, int, b
     return first, deliveries, others, read_items(body[_DELIVER.size :], parts)
 
 
-def split(items: Items) -> list[Buffer]:
+def split(items: Items) -> list[bytes]:
     """Every item of a batch as bytes of its own."""
     payload, lengths = items.payload, items.lengths
     if len(lengths) == 1:

@@ -11,16 +11,17 @@ is reported done, or its process lets go of the queue.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Container, Hashable, Sequence
+from collections.abc import Callable, Container, Hashable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
-from itertools import repeat, starmap
+from itertools import chain, repeat, starmap
 from typing import Any, Final, TypeAlias
 
 from fiberq.abc import Buffer
 from fiberq.errors import ProtocolError
 from fiberq.protocol import frames, ints
-from fiberq.protocol.frames import READY, RECALL, RETURN, Frame, Ready, pack_ranges, pack_ready
+from fiberq.protocol.bunch import SIZE, Bunch, bunches
+from fiberq.protocol.frames import READY, RECALL, RETURN, Frame, Items, Ready, pack_ranges, pack_ready
 from fiberq.protocol.kinds import Kind
 from fiberq.protocol.ranges import Ranges, runs
 from fiberq.protocol.session import LONGEST_LAG, Session
@@ -74,6 +75,10 @@ MOST_FRESH: Final = 0.05
 `MOST_FRESH`: 64 readers on two cores got a fifth less when each of them looked whenever it had a processor again."""
 
 
+FRAMES_SINGLY: Final = 32
+"""Frames whose items are unpickled one by one, after some that could not be unpickled together."""
+
+
 def _cannot_borrow(_: Any, __: int) -> None:
     raise ProtocolError("the node shares memory with a process that did not offer it")
 
@@ -88,7 +93,7 @@ class Reader:
     def __init__(self, channel: int, kind: Kind) -> None:
         self.channel = channel
         self.kind = kind
-        self.ready: deque[tuple[int, Got]] = deque()  # numbered, not started
+        self.ready: deque[tuple[int, Got | Bunch]] = deque()  # numbered, not started
         self.low = 0  # ask ahead when fewer are ready
         self.ended: str | None = None  # why nothing will come any more
         self.waiting = 0  # callers that are blocked
@@ -129,6 +134,8 @@ class Reader:
         self._measured_from = 0
         self._looked_at = 0.0  # when `idle` was called last,
         self._looked_on = -1  # what callers had used then,
+        self._bunch: Bunch | None = None  # of the newest frame that was read in bunches
+        self._singly = 0  # frames that are not to be
         self._unused = 0  # and how many such looks in a row found that they had used nothing since the one before
 
     # -- what comes --
@@ -150,9 +157,8 @@ class Reader:
             self.ready.extend((number, self.borrow(each, number)) for number, each in enumerate(items.elsewhere, first))
             self._next = first + len(items.elsewhere)
         else:
-            got: Sequence[Got] = ints.unpack(items) or frames.split(items)
-            self._next = first + len(got)
-            self.ready.extend(zip(range(first, self._next), got, strict=True))
+            self._next = first + len(items.lengths)
+            self.ready.extend(self._read(items, first))
         begun = min(self._told_waiting, self._next - first)
         if self.listening and begun < self._next - first and not self.kind.keeps:
             self._owe()
@@ -163,6 +169,24 @@ class Reader:
         self._told_started = max(self._told_started, first + begun)
         if begun > self.waiting:
             self._report(session, now)  # it crossed a cancel: nobody has started it, and the next caller may
+
+    def _read(self, items: Items, first: int) -> Iterable[tuple[int, Got | Bunch]]:
+        """Small items with their numbers."""
+        small_ints = ints.unpack(items)
+        if small_ints is not None:
+            return zip(range(first, self._next), small_ints, strict=True)
+        each = frames.split(items)
+        made: list[Bunch] = []
+        if self._bunch is not None and self._bunch.failed:
+            self._bunch, self._singly = None, FRAMES_SINGLY
+        elif self._singly:
+            self._singly -= 1
+        elif self.kind.keeps:  # a pipe's messages need not be pickled as here
+            made = bunches(first, each)
+        if not made:
+            return zip(range(first, self._next), each, strict=True)
+        self._bunch = made[0]
+        return zip(range(first, self._next), chain.from_iterable(map(repeat, made, repeat(SIZE))), strict=False)
 
     def recalled(self, session: Session, now: float) -> None:
         """The node wants back all that is not started."""
@@ -233,18 +257,18 @@ class Reader:
         except IndexError:
             return None
         self.keep(caller, number)
-        return number, item
+        return number, item.pickle(number) if isinstance(item, Bunch) else item
 
     def take_more(self, caller: Hashable, most: int) -> list[Got]:
         """Start what is ready, at most `most` items, for a `caller` that has just taken one and holds that, too."""
         if self.owner is not None:
             self._disown()
-        taken: list[tuple[int, Got]] = []
+        taken: list[tuple[int, Got | Bunch]] = []
         with suppress(IndexError):  # what was there before is in the list by then
             taken.extend(starmap(self.ready.popleft, repeat((), most)))
         if taken:
             self._hold(caller, [number for number, _ in taken])
-        return [item for _, item in taken]
+        return [item.pickle(number) if isinstance(item, Bunch) else item for number, item in taken]
 
     def untake(self, caller: Hashable, items: Sequence[Got]) -> None:
         """`caller` does not start the last `items` that it took."""

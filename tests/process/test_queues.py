@@ -10,6 +10,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from fractions import Fraction
 from itertools import chain
 from typing import Any, TypeVar
 
@@ -30,7 +31,7 @@ from workers import (
     work_until_none,
 )
 
-from fiberq import Queue, SimpleQueue, SimpleQueuePull, SimpleQueuePush, ZConnection, config
+from fiberq import JoinableQueue, Queue, SimpleQueue, SimpleQueuePull, SimpleQueuePush, ZConnection, config
 from fiberq.driven import HEARTBEAT
 from fiberq.errors import ClosedError, DirectionError, HandleError, ItemError
 
@@ -1051,3 +1052,35 @@ def test_a_class_derived_from_simple_queue_follows_the_setting() -> None:
             assert q._channel.attach().kind(q._channel.number).pushed
     finally:
         del config.use_push_queue
+
+
+@pytest.mark.parametrize("kind", [SimpleQueuePull, SimpleQueuePush, Queue, JoinableQueue])
+def test_small_objects_are_what_was_put_however_they_are_got(kind: Any) -> None:
+    """Whole frames of them come: some can be unpickled together, some not, and threads share a reader."""
+    twice = ["the same list"]
+    shapes: list[Any] = [
+        {"n": 0},
+        [0, "text with h "],
+        (0, None),
+        {"a": twice, "b": twice},
+        {0, 1},
+        {"c": Fraction(1, 3)},
+    ]
+    items = [shapes[number // 500 % 6] if number % 7 else {"number": number} for number in range(9_000)]
+    with kind() as q:
+        for item in items:
+            q.put(item)
+        q.flush()
+        got = [q.get(timeout=PATIENCE) for _ in range(4_000)]
+        while len(got) < 6_000:
+            got += q.get_many(100, timeout=PATIENCE)
+        for _ in range(25):  # each of these threads ends the ownership of the one before
+            thread = threading.Thread(target=lambda: got.extend([q.get(timeout=PATIENCE) for _ in range(99)]))
+            thread.start()
+            thread.join(PATIENCE)
+        got += [q.get(timeout=PATIENCE) for _ in range(len(items) - len(got))]
+        assert got == items
+        shared = [each for each in got if isinstance(each, dict) and "a" in each]
+        assert shared
+        assert all(each["a"] is each["b"] for each in shared)
+        assert len({id(each["a"]) for each in shared}) == len(shared), "but no two items have it in common"

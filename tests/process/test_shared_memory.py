@@ -236,6 +236,25 @@ def test_small_and_large_items_keep_their_order() -> None:
         assert [q.get(timeout=PATIENCE) for _ in range(2 * len(items))] == 2 * items
 
 
+@pytest.mark.parametrize("shared", [True, False])
+def test_items_of_all_sizes_keep_their_order(shared: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Around the sizes from which they are shared, have memory of their own, and travel alone."""
+    sizes = [1, 4_000, 16_383, 16_384, 20_000, 3, 40_000, 65_535, 65_536, 70_000, 16_384, 5_000] * 20
+    items: list[Any] = [bytes([number % 256]) * size for number, size in enumerate(sizes)]
+    items += [{"text": "x" * size, "number": number} for number, size in enumerate(sizes)]
+    items += [bytearray(size) for size in sizes]
+    with SimpleQueuePull[Any]() as q:
+        if not shared:
+            monkeypatch.setattr(q._channel.attach(), "_near", None)
+        q.put_many(items)
+        for item in items:
+            q.put(item)
+        for item in 2 * items:
+            got = q.get(timeout=PATIENCE)
+            assert got == item
+            assert type(got) is type(item)
+
+
 def get_and_die(q: Any) -> None:
     q.get()
     os._exit(1)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import pickle
+from array import array
+from typing import Any
+
 import pytest
 
+from fiberq.protocol.bunch import LEAST, Bunch
 from fiberq.protocol.frames import DELIVER, READY, Frame, decode, pack_deliver, pack_items, read_ready
 from fiberq.protocol.kinds import Kind
-from fiberq.protocol.reader import FRESH, GROWTH, HORIZON, MAX_AHEAD, MOST_FRESH, QUICK, Reader
+from fiberq.protocol.reader import FRAMES_SINGLY, FRESH, GROWTH, HORIZON, MAX_AHEAD, MOST_FRESH, QUICK, Reader
 from fiberq.protocol.session import Session, drain
 
 
@@ -169,3 +174,39 @@ def test_who_waits_says_so_once(kind: str, seconds: float) -> None:
         sent += sum(decode(message).kind == READY for message in drain(session))
         worker.now += 0.001
     assert sent <= 2
+
+
+def _delivered(reader: Reader, obj: object) -> list[Any]:
+    """What is ready when a frame of pickles has come."""
+    pickles = [pickle.dumps([number, obj, obj], 5) for number in range(LEAST)]
+    lengths = array("I", map(len, pickles)).tobytes()
+    first = reader._next
+    body = memoryview(b"".join(pack_deliver(first, 0, True, pack_items(lengths, pickles))))
+    reader.deliver(Frame(DELIVER, 1, (body,)), Session(), 0.0)
+    assert [number for number, _ in reader.ready] == list(range(first, first + LEAST))
+    return [item for _, item in reader.ready]
+
+
+def test_small_pickles_that_come_together_are_read_together_unless_that_failed() -> None:
+    reader = Reader(1, Kind("pull"))
+    (*_, one) = _delivered(reader, "text that is there twice")
+    assert isinstance(one, Bunch)
+    assert one.load(LEAST - 1)[0] == LEAST - 1
+    assert one.failed
+    taken = reader.take(1)
+    assert taken is not None
+    assert pickle.loads(taken[1])[0] == 0, "who takes gets pickles"  # type: ignore[arg-type]
+    assert [pickle.loads(item)[0] for item in reader.take_more(1, LEAST)] == list(range(1, LEAST))  # type: ignore[arg-type]
+    for _ in range(1 + FRAMES_SINGLY):
+        assert {type(item) for item in _delivered(reader, 1)} == {bytes}
+        reader.ready.clear()
+    (*_, one) = _delivered(reader, 1)
+    assert isinstance(one, Bunch)
+    assert one.load(reader._next - 1) == [LEAST - 1, 1, 1]
+    assert not one.failed
+    reader.ready.clear()
+    assert {type(item) for item in _delivered(reader, 1)} == {Bunch}
+
+
+def test_messages_of_a_pipe_stay_as_they_are() -> None:
+    assert {type(item) for item in _delivered(Reader(1, Kind("pipe")), 1)} == {bytes}
