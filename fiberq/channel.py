@@ -266,8 +266,8 @@ class Channel:
                 if type(item) is int:
                     return item
                 if type(item) is Bunch:
-                    objects = item.objects
-                    return objects[number - item.first] if objects else item.load(number)
+                    objects = item.read() if item.objects is None else item.objects
+                    return objects[number - item.first] if objects else decode(item.item(number))
                 if type(item) is bytes:
                     first = item[0]
                     if first == PICKLE:

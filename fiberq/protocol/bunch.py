@@ -43,41 +43,35 @@ _FEW: Final = 32
 
 
 class Bunch:
-    """Pickles of items with consecutive numbers."""
+    """Items with consecutive numbers, from `first` on."""
 
-    __slots__ = ("_pickles", "first", "objects")
+    __slots__ = ("_items", "first", "objects")
 
-    def __init__(self, first: int, pickles: Sequence[bytes]) -> None:
+    def __init__(self, first: int, items: Sequence[bytes]) -> None:
         self.first = first
-        self.objects: list[Any] | None = None  # of all, when one was wanted, and if they can be made together
-        self._pickles = pickles
+        self.objects: list[Any] | None = None
+        """What `unpickle` makes of all, when one was wanted."""
+        self._items = items
 
-    @property
-    def failed(self) -> bool:
-        """Whether the items had to be unpickled one by one."""
-        return self.objects == []
+    def read(self) -> list[Any]:
+        """Their objects; none if each has to be read alone."""
+        self.objects = unpickle(self._items)
+        return self.objects
 
-    def load(self, number: int) -> Any:
-        """The object of item `number`; raises whatever unpickling it raises."""
-        if self.objects is None:
-            self.objects = unpickle(self._pickles)
-        index = number - self.first
-        return self.objects[index] if self.objects else loads(self._pickles[index])
-
-    def pickle(self, number: int) -> bytes:
+    def item(self, number: int) -> bytes:
         """Item `number` as it came."""
-        return self._pickles[number - self.first]
+        return self._items[number - self.first]
 
 
 def bunches(first: int, items: Sequence[bytes]) -> list[Bunch]:
-    """Items, from number `first` on, in bunches of `SIZE`; none if they are few, or no pickles."""
+    """Items, from number `first` on, in bunches of `SIZE`; none if they are few, or the first one is no pickle."""
     if len(items) < LEAST or not items[0].startswith(_FRAME):
         return []
     return [Bunch(first + start, items[start : start + SIZE]) for start in range(0, len(items), SIZE)]
 
 
 def unpickle(pickles: Sequence[bytes]) -> list[Any]:
-    """The objects; none if they have to be unpickled one by one."""
+    """The objects; none if they have to be unpickled one by one, or are no pickles."""
     longest = max(map(len, pickles))
     if longest > LONGEST or set(map(_frame_of, pickles)) != {_FRAME}:
         return []

@@ -177,7 +177,7 @@ class Reader:
             return zip(range(first, self._next), small_ints, strict=True)
         each = frames.split(items)
         made: list[Bunch] = []
-        if self._bunch is not None and self._bunch.failed:
+        if self._bunch is not None and self._bunch.objects == []:
             self._bunch, self._singly = None, FRAMES_SINGLY
         elif self._singly:
             self._singly -= 1
@@ -257,7 +257,7 @@ class Reader:
         except IndexError:
             return None
         self.keep(caller, number)
-        return number, item.pickle(number) if isinstance(item, Bunch) else item
+        return number, item.item(number) if isinstance(item, Bunch) else item
 
     def take_more(self, caller: Hashable, most: int) -> list[Got]:
         """Start what is ready, at most `most` items, for a `caller` that has just taken one and holds that, too."""
@@ -268,7 +268,7 @@ class Reader:
             taken.extend(starmap(self.ready.popleft, repeat((), most)))
         if taken:
             self._hold(caller, [number for number, _ in taken])
-        return [item.pickle(number) if isinstance(item, Bunch) else item for number, item in taken]
+        return [item.item(number) if isinstance(item, Bunch) else item for number, item in taken]
 
     def untake(self, caller: Hashable, items: Sequence[Got]) -> None:
         """`caller` does not start the last `items` that it took."""

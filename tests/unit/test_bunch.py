@@ -117,17 +117,11 @@ def test_a_bunch_has_the_items_of_its_numbers() -> None:
     assert [one.first for one in made] == [100, 100 + SIZE, 100 + 2 * SIZE]
     for number, obj in enumerate(objs):
         one = made[number // SIZE]
-        assert one.load(100 + number) == obj
-        assert one.pickle(100 + number) == pickled(obj)
-        assert not one.failed
+        assert one.item(100 + number) == pickled(obj)
+        assert one.read()[number % SIZE] == obj
+        assert one.objects is not None
     assert not bunches(0, [pickled(1.5)] * (LEAST - 1)), "few"
     assert not bunches(0, [b"i\x01\x00\x00\x00"] * 100), "no pickles"
-
-
-def test_what_cannot_be_unpickled_raises_when_it_is_loaded() -> None:
-    (one,) = bunches(0, [*[pickled(["good"])] * LEAST, pickled(["bad"])[:-3]])
-    assert one.load(0) == ["good"]
-    assert one.failed
-    assert one.load(LEAST - 1) == ["good"]
-    with pytest.raises(pickle.UnpicklingError):
-        one.load(LEAST)
+    (one,) = bunches(7, [*[pickled([1])] * LEAST, b"N"])
+    assert one.read() == one.objects == []
+    assert one.item(7 + LEAST) == b"N"
