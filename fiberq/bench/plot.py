@@ -12,7 +12,7 @@ from fiberq.bench.crew import BenchError
 from fiberq.bench.runs import Result
 
 Axes = Any
-PAYLOADS = ("ints", "dict", "64KB", "1MB", "array")
+PAYLOADS = ("ints", "dict", "1KB", "4KB", "20KB", "64KB", "1MB", "array")
 
 
 def check() -> None:

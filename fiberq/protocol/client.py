@@ -144,8 +144,7 @@ class Client:
         """This process's writer of a channel, which is made if there is none."""
         writer = self.writers.get(channel)
         if writer is None:
-            most_bytes = frames.MAX_FRAME if self._grace else frames.NEAR_FRAME
-            writer = self.writers[channel] = Writer(channel, kind, most_bytes)
+            writer = self.writers[channel] = Writer(channel, kind, not self._grace, self.max_bytes)
             writer.ended = self.over.get(channel)
             writer.paused = channel in self._paused
         return writer

@@ -15,7 +15,7 @@ from typing import Any, Final, TypeAlias
 
 from fiberq.abc import Buffer
 from fiberq.protocol import ints
-from fiberq.protocol.frames import MAX_FRAME, PUT, Frame, pack_items, pack_references
+from fiberq.protocol.frames import MAX_FRAME, NEAR_FRAME, PUT, Frame, pack_items, pack_references
 from fiberq.protocol.kinds import Kind
 from fiberq.protocol.lent import Shared
 from fiberq.protocol.session import Session
@@ -50,6 +50,10 @@ before `put` waits."""
 MAX_SHARED: Final = 64
 """Items in shared memory that one frame refers to."""
 
+SHARE: Final = 64
+"""Part of the bytes which the node takes in all that one frame may have, or refer to: it says that it is full only when
+it has got more. But `MAX_FRAME` bytes, or one item, it may have always."""
+
 
 def size(item: Item) -> int:
     """Bytes of an item."""
@@ -63,9 +67,11 @@ def size(item: Item) -> int:
 class Writer:
     """Small items may be appended to `items` by any thread at any time; all else is called by one at a time."""
 
-    def __init__(self, channel: int, kind: Kind, most_bytes: int = MAX_FRAME) -> None:
+    def __init__(self, channel: int, kind: Kind, near: bool = False, room: int = 1 << 62) -> None:
+        """`near`: the node is on this host; `room`: the bytes that it takes in all."""
         self.channel = channel
-        self._most_bytes = most_bytes  # of small items in a frame
+        self._most_bytes = min(NEAR_FRAME, max(MAX_FRAME, room // SHARE)) if near else MAX_FRAME
+        self._most_shared = room // SHARE
         self.permits = Permits(channel) if kind.maxsize else None
         self.items: list[Item] = []  # gathered
         self.under_way: deque[int] = deque()  # the numbers of frames that were unacknowledged when last looked at
@@ -148,12 +154,14 @@ class Writer:
         if isinstance(first, tuple):
             return Frame(PUT, self.channel, pack_items(b"", ()), first), 1
         if type(first) is Shared:
-            shared = []
+            shared: list[Shared] = []
+            left = self._most_shared
             for item in self.items[:MAX_SHARED]:
-                if type(item) is not Shared:
+                if type(item) is not Shared or (shared and item.size > left):
                     break
                 item.sent = True
                 shared.append(item)
+                left -= item.size
             return Frame(PUT, self.channel, pack_references(shared)), len(shared)
         small: list[Any] = self.items[: self._most]
         types = set(map(type, small))
