@@ -46,7 +46,7 @@ _CONNECTION: Final = b"multiprocessing.connection"
 """A pickle with this in it may have one, which plain pickle gets wrong."""
 _HANDLE: Final = b"fiberq.channel"
 """A pickle with this in it may have a handle, which has to be announced."""
-_GLOBAL: Final = pickle.STACK_GLOBAL[0]
+GLOBAL: Final = pickle.STACK_GLOBAL[0]
 """A pickle without this byte names no class and no function, and so has neither."""
 
 
@@ -99,16 +99,16 @@ SIMPLE: Final = frozenset({int, float, bool, type(None)})
 """Types whose marshalled form is the item, without a second thought."""
 
 
-_light: Final[set[type]] = {dict, list, tuple, set}
+light: Final[set[type]] = {dict, list, tuple, set}
 """Types of which this process has not put a large object yet: theirs are pickled without looking out for large buffers,
 for that takes a quarter of the time that a small dict needs."""
+_NO_RAWS: Final = _Raws()
 
 
 def encode(obj: object) -> Item | Laden:
     """Return the item for `obj`. Raises `ItemError`, which names the cause, if it cannot be pickled."""
     kind = type(obj)
-    light = kind in _light
-    if not light:
+    if kind not in light:
         if kind in SIMPLE or (kind is str and len(obj) < LARGE):  # type: ignore[arg-type]
             data = _marshal(obj, FORMAT)  # type: ignore[arg-type]
             return data if len(data) < LARGE else (_dumps(obj, 5),)
@@ -117,28 +117,27 @@ def encode(obj: object) -> Item | Laden:
         if kind is bytes:
             assert isinstance(obj, bytes)
             return RAW + obj if len(obj) < LARGE else (RAW, obj)
-    if _registry.users if len(_registry.reducers) == _registry.known else _registry.look():
+    if registry.users if len(registry.reducers) == registry.known else registry.look():
         return _encode_with_care(obj, None)
-    raws: _Raws | None = None
+    raws = _NO_RAWS if kind in light else _Raws()
     try:
-        if light:
-            data = _dumps(obj, 5)
-            if _GLOBAL not in data and len(data) < LARGE:
-                return data
-        else:
-            raws = _Raws()
-            data = _dumps(obj, 5, buffer_callback=raws)
+        data = _dumps(obj, 5) if kind in light else _dumps(obj, 5, buffer_callback=raws)
     except Exception as error:
         return _encode_with_care(obj, error)
+    return encoded(obj, data, raws)
+
+
+def encoded(obj: object, data: bytes, raws: _Raws = _NO_RAWS) -> Item | Laden:
+    """The item for `obj`, of which plain pickle made `data`, and `raws` if it was to look out for large buffers."""
     # `in` takes four times as long as `find`, but for a single byte.
-    if _GLOBAL in data and (data.find(_CONNECTION) >= 0 or data.find(_HANDLE) >= 0):
+    if GLOBAL in data and (data.find(_CONNECTION) >= 0 or data.find(_HANDLE) >= 0):
         return _encode_with_care(obj, None)
     if not raws and len(data) < LARGE:
         return data
-    if light and len(data) >= ALONE:
-        _light.discard(kind)
+    if type(obj) in light and len(data) >= ALONE:
+        light.discard(type(obj))
         return encode(obj)
-    return (data, *(raws or ()))
+    return (data, *raws)
 
 
 def encode_all(objs: list[Any]) -> tuple[Sequence[Item | Laden], int | None]:
@@ -251,7 +250,7 @@ class _Registry:
         return self.users
 
 
-_registry = _Registry()
+registry = _Registry()
 
 
 def _encode_with_care(obj: object, error: Exception | None) -> Item | Laden:

@@ -462,7 +462,7 @@ def _reduce_counted(counted: Counted) -> tuple[type[Counted], tuple[int]]:
 
 def test_what_is_registered_with_multiprocessings_pickler_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ForkingPickler, "_extra_reducers", {**ForkingPickler._extra_reducers})  # type: ignore[attr-defined]
-    monkeypatch.setattr("fiberq.codec._registry.known", -1)
+    monkeypatch.setattr("fiberq.codec.registry.known", -1)
     ForkingPickler.register(Counted, _reduce_counted)
     try:
         with Queue[Any]() as q:
@@ -470,7 +470,7 @@ def test_what_is_registered_with_multiprocessings_pickler_is_used(monkeypatch: p
             assert q.get(timeout=PATIENCE)[0].number == 6
     finally:
         monkeypatch.undo()
-        codec._registry.look()
+        codec.registry.look()
 
 
 def test_each_direction_has_the_error_of_multiprocessing() -> None:

@@ -146,7 +146,7 @@ def test_only_memory_that_the_caller_can_write_to_is_shared() -> None:
 
 def test_a_large_buffer_travels_by_itself_in_whatever_kind_of_object(monkeypatch: pytest.MonkeyPatch) -> None:
     numpy = pytest.importorskip("numpy")
-    monkeypatch.setattr(codec, "_light", {dict, list})
+    monkeypatch.setattr(codec, "light", {dict, list})
     array = numpy.ones(LARGE)
     assert type(encode({"a": 1})) is bytes
     for obj in ({"a": array}, {"a": array}, [array, array[::2].copy()], (array,)):
@@ -154,7 +154,7 @@ def test_a_large_buffer_travels_by_itself_in_whatever_kind_of_object(monkeypatch
         assert isinstance(item, tuple)
         assert len(item[0]) < 1000
         assert item[1].obj is array
-    assert not codec._light
+    assert not codec.light
     assert type(encode({"a": 1})) is bytes
     text = encode({"a": "x" * LARGE})
     assert isinstance(text, tuple)
