@@ -170,12 +170,12 @@ class Channel:
         elif kind in light and len(registry.reducers) == registry.known and not registry.users:
             try:  # as `encode` does it: the call takes a tenth of what a small dict does
                 item = dumps(obj, 5)
-                small = len(item) < SMALL
-                if not small or GLOBAL in item:
-                    item = encoded(obj, item)
-                    small = type(item) is bytes and len(item) < SMALL
             except Exception:
-                item, small = encode(obj), False
+                item = encode(obj)
+            else:
+                if GLOBAL in item or len(item) >= SMALL:
+                    item = encoded(obj, item)
+            small = type(item) is bytes and len(item) < SMALL
         else:
             item = marshal(obj, FORMAT) if kind in SIMPLE else encode(obj)  # type: ignore[arg-type]
             small = type(item) is bytes and len(item) < SMALL
@@ -280,7 +280,11 @@ class Channel:
                     return item
                 if type(item) is Bunch:
                     objects = item.read() if item.objects is None else item.objects
-                    return objects[number - item.first] if objects else decode(item.item(number))
+                    if not objects:
+                        return decode(item.item(number))
+                    index = number - item.first
+                    obj, objects[index] = objects[index], None
+                    return obj
                 if type(item) is bytes:
                     first = item[0]
                     if first == PICKLE:

@@ -102,7 +102,6 @@ SIMPLE: Final = frozenset({int, float, bool, type(None)})
 light: Final[set[type]] = {dict, list, tuple, set}
 """Types of which this process has not put a large object yet: theirs are pickled without looking out for large buffers,
 for that takes a quarter of the time that a small dict needs."""
-_NO_RAWS: Final = _Raws()
 
 
 def encode(obj: object) -> Item | Laden:
@@ -119,15 +118,15 @@ def encode(obj: object) -> Item | Laden:
             return RAW + obj if len(obj) < LARGE else (RAW, obj)
     if registry.users if len(registry.reducers) == registry.known else registry.look():
         return _encode_with_care(obj, None)
-    raws = _NO_RAWS if kind in light else _Raws()
+    raws = None if kind in light else _Raws()
     try:
-        data = _dumps(obj, 5) if kind in light else _dumps(obj, 5, buffer_callback=raws)
+        data = _dumps(obj, 5) if raws is None else _dumps(obj, 5, buffer_callback=raws)
     except Exception as error:
         return _encode_with_care(obj, error)
-    return encoded(obj, data, raws)
+    return encoded(obj, data, raws or ())
 
 
-def encoded(obj: object, data: bytes, raws: _Raws = _NO_RAWS) -> Item | Laden:
+def encoded(obj: object, data: bytes, raws: Sequence[Buffer] = ()) -> Item | Laden:
     """The item for `obj`, of which plain pickle made `data`, and `raws` if it was to look out for large buffers."""
     # `in` takes four times as long as `find`, but for a single byte.
     if GLOBAL in data and (data.find(_CONNECTION) >= 0 or data.find(_HANDLE) >= 0):
@@ -186,9 +185,12 @@ def decode_all(items: Sequence[Received], objects: list[Any]) -> None:
             step = _unmarshal
         elif kinds == {PICKLE}:
             pickles = cast("Sequence[bytes]", items)
+            joins = len(items) >= bunch.LEAST
             for start in range(0, len(items), bunch.SIZE):
                 some = pickles[start : start + bunch.SIZE]
-                objects.extend(bunch.unpickle(some) or map(_loads, some))
+                joint = bunch.unpickle(some) if joins else []
+                joins = bool(joint)
+                objects.extend(joint or map(_loads, some))
             return
     objects.extend(map(step, items))
 

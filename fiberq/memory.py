@@ -45,7 +45,8 @@ SHARE_FROM: Final = 16 * 1024
 """Bytes from which an item is shared."""
 
 OWN_FROM: Final = 64 * 1024
-"""Bytes from which an item may have memory of its own; a smaller one is not shared, if there is no other memory."""
+"""Bytes from which an item may have memory of its own. A smaller one is sent, and not shared, when half of the sheets
+are in use and have no room for it: the others are for larger ones."""
 
 KEEP: Final = 256 << 20
 MOST: Final = 256
@@ -391,8 +392,8 @@ class Pool:
 
     def share(self, item: Sequence[Buffer], now: float) -> Shared | None:
         """Write a large item into shared memory; `None` if the system has no more of that, or no more descriptors, or
-        this process is another user's since it connected: then the node could not open it. Also if there is no room in
-        the sheets for an item of less than `OWN_FROM` bytes."""
+        this process is another user's since it connected: then the node could not open it. Also if there is no
+        room in the sheets for an item of less than `OWN_FROM` bytes."""
         if os.geteuid() != self._user:
             return None
         self._used_at = now
@@ -426,11 +427,13 @@ class Pool:
             pass
         if not room:
             return _Slot(_make(), 0, 0)
+        if size < OWN_FROM and len(self._sheets) >= SHEETS // 2:
+            return None
         if len(self._sheets) >= SHEETS:
             if any(self._free[other] for other in ROOMS):
                 self._drop_free_sheets()
             if len(self._sheets) >= SHEETS:  # it has memory of its own, which goes when the item does
-                return _Slot(_make(), 0, 0) if size >= OWN_FROM else None
+                return _Slot(_make(), 0, 0)
         memory = _make_sheet()
         self._sheets.add(memory)
         first, *others = (_Slot(memory, offset, room) for offset in range(0, SHEET - room + 1, room))

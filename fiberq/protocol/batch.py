@@ -9,7 +9,7 @@ from __future__ import annotations
 from array import array
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import accumulate, takewhile
+from itertools import accumulate
 from typing import Final
 
 from fiberq.abc import Buffer
@@ -28,7 +28,7 @@ class Batch:
     def __init__(self, items: Items, lent: Lent | None = None) -> None:
         self.lengths, self.payload, self.parts, _ = items
         self.lent = lent
-        self.large = bool(self.parts) or self.lent is not None  # it is one item, which travels alone
+        self.large = bool(self.parts) or self.lent is not None  # it is one item
         self._ends: array[int] | None = None
 
     def offset(self, index: int) -> int:
@@ -107,7 +107,7 @@ class Run:
 
     def apart(self) -> Run:
         """The same items, with memory of their own if they are a small part of a large batch, which would be kept for
-        as long as a slow reader has them."""
+        as long as a slow reader has them, or nobody wants them."""
         batch = self.batch
         return self.copy() if len(batch.payload) > max(MAX_FRAME, SMALL_PART * self.size) else self
 
@@ -174,8 +174,9 @@ class Run:
 
 
 def body(runs: Sequence[Run], near: bool = False) -> tuple[tuple[Buffer, ...], Sequence[Buffer]]:
-    """The body and the further parts of a frame that carries `runs`; a large item travels alone, but for those that are
-    elsewhere: who is `near` gets references to them, and who is not several small ones as any others."""
+    """The body and the further parts of a frame that carries `runs`. A large item travels alone. But who is `near` gets
+    references to all that are elsewhere; for another, several of these (`small_lent`) are copied, and travel as small
+    items do."""
     batch = runs[0].batch
     lent = [run.batch.lent for run in runs if run.batch.lent is not None]
     if lent and near:
@@ -212,7 +213,7 @@ def gather(queue: deque[Run], wanted: int, size: int) -> list[Run]:
             break
         queue.popleft()
         if taken < len(run):
-            queue.appendleft(run.part(taken, len(run)))
+            queue.appendleft(run.part(taken, len(run)).apart())
         runs.append(part)
         size -= part.size
         wanted -= taken
@@ -221,9 +222,16 @@ def gather(queue: deque[Run], wanted: int, size: int) -> list[Run]:
     return runs
 
 
-def small_lent(queue: Iterable[Run]) -> int:
-    """How many items at the head of `queue` are elsewhere, but small enough to travel with others."""
-    return count(takewhile(lambda run: run.batch.lent is not None and run.size < ALONE, queue))
+def small_lent(queue: Iterable[Run], size: int) -> int:
+    """How many items at the head of `queue` are elsewhere, but small enough to travel with others, in a frame of `size`
+    bytes."""
+    found = 0
+    for run in queue:
+        if run.batch.lent is None or run.size >= ALONE or size <= 0:
+            break
+        found += 1
+        size -= run.size
+    return found
 
 
 def put_in_place(queue: deque[Run], runs: Iterable[Run]) -> None:

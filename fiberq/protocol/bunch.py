@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from copyreg import _inverted_registry  # type: ignore[attr-defined]
 from operator import itemgetter, methodcaller
 from pickle import APPENDS, EMPTY_LIST, FRAME, MARK, MEMOIZE, PROTO, STACK_GLOBAL, STOP, loads
 from typing import Any, Final
@@ -30,6 +31,7 @@ _HEAD: Final = len(_FRAME) + 8
 """Bytes of a head: the frame's length has eight."""
 
 _GLOBAL: Final = STACK_GLOBAL[0]
+_extensions: Final[dict[int, Any]] = _inverted_registry
 _frame_of: Final[Callable[[bytes], bytes]] = itemgetter(slice(len(_FRAME)))
 _count_made: Final[Callable[[bytes], int]] = methodcaller("count", MEMOIZE)
 
@@ -50,7 +52,7 @@ class Bunch:
     def __init__(self, first: int, items: Sequence[bytes]) -> None:
         self.first = first
         self.objects: list[Any] | None = None
-        """What `unpickle` makes of all, when one was wanted."""
+        """What `unpickle` makes of all, when one was wanted; whoever takes one removes it."""
         self._items = items
 
     def read(self) -> list[Any]:
@@ -72,6 +74,8 @@ def bunches(first: int, items: Sequence[bytes]) -> list[Bunch]:
 
 def unpickle(pickles: Sequence[bytes]) -> list[Any]:
     """The objects; none if they have to be unpickled one by one, or are no pickles."""
+    if _extensions:  # then there may be codes for classes
+        return []
     longest = max(map(len, pickles))
     if longest > LONGEST or set(map(_frame_of, pickles)) != {_FRAME}:
         return []

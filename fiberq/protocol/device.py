@@ -96,6 +96,12 @@ class Lease:
         """The items with the reader's numbers from `start` up to `stop`."""
         return Lease(start, self.run.part(start - self.first, stop - self.first), self.at, self.alone)
 
+    def rest(self, start: int, stop: int) -> Lease:
+        """The same, of which the others end."""
+        part = self.part(start, stop)
+        part.run = part.run.apart()
+        return part
+
 
 class Reader:
     """What a device knows of one reader."""
@@ -200,10 +206,10 @@ class Reader:
         while last < len(self.leases) and self.leases[last].first < end:
             lease = self.leases[last]
             if lease.first < first:
-                kept.append(lease.part(lease.first, first))
+                kept.append(lease.rest(lease.first, first))
             taken.append(lease.part(max(first, lease.first), min(end, lease.end)))
             if end < lease.end:
-                kept.append(lease.part(end, lease.end))
+                kept.append(lease.rest(end, lease.end))
             last += 1
         self.leases[place:last] = kept
         for lease in taken:
@@ -610,7 +616,7 @@ class Device(ABC):
             return gather(queue, wanted, NEAR_FRAME if reader.near else MAX_FRAME)
         if reader.near:
             return gather(queue, wanted, MAX_AHEAD)
-        return gather(queue, max(1, small_lent(islice(queue, wanted))), MAX_FRAME)
+        return gather(queue, max(1, small_lent(islice(queue, wanted), MAX_FRAME)), MAX_FRAME)
 
     def _deliver(self, reader: Reader, runs: list[Run], now: float) -> None:
         """Send items, which `gather` made one frame of, to a reader, and lease them to it."""

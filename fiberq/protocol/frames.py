@@ -72,8 +72,9 @@ MAX_FRAME: Final = 120_000
 """Bytes of small items that go into one frame over a network, where what comes behind it has to wait."""
 
 NEAR_FRAME: Final = 1_000_000
-"""The same, between processes of one host. A frame costs 400 us of processor time in all: with `MAX_FRAME` bytes, items
-of 100 bytes take a tenth longer, those of 1,000 a half, and those of 20,000 twice as long."""
+"""The same, for who connects by `ipc`, and to readers that share memory with the node. A frame costs 400 us of
+processor time in all: with `MAX_FRAME` bytes, items of 100 bytes take a tenth longer, those of 1,000 a half, and those
+of 20,000 twice as long."""
 
 ALONE: Final = 64 * 1024
 """Bytes from which an item travels alone. One of fewer whose buffers are joined is the same item."""

@@ -126,6 +126,8 @@ class Reader:
         self._reported = 0  # and that the items below this were started
         self._report_number = 0  # the frame of the newest report that may still be replaced
         self._prune_at = 64  # entries of `earlier`
+        self._bunch: Bunch | None = None  # the first of the newest frame that was read in bunches
+        self._singly = 0  # so many frames are not to be read in bunches
         self._ahead = PUSH_WINDOW if kind.pushed else 1  # how many items it asks for
         self._slow = False  # items take so long that each end is told at once
         self._spent = 0.0  # seconds that callers took lately,
@@ -134,8 +136,6 @@ class Reader:
         self._measured_from = 0
         self._looked_at = 0.0  # when `idle` was called last,
         self._looked_on = -1  # what callers had used then,
-        self._bunch: Bunch | None = None  # of the newest frame that was read in bunches
-        self._singly = 0  # frames that are not to be
         self._unused = 0  # and how many such looks in a row found that they had used nothing since the one before
 
     # -- what comes --

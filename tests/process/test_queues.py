@@ -8,6 +8,7 @@ import queue
 import signal
 import threading
 import time
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
 from fractions import Fraction
@@ -1084,3 +1085,16 @@ def test_small_objects_are_what_was_put_however_they_are_got(kind: Any) -> None:
         assert shared
         assert all(each["a"] is each["b"] for each in shared)
         assert len({id(each["a"]) for each in shared}) == len(shared), "but no two items have it in common"
+
+
+def test_what_was_got_is_the_callers_alone() -> None:
+    with SimpleQueue[Any]() as q:
+        q.put_many([{"number": number} for number in range(1000)])
+        alive = weakref.WeakSet[Any]()
+        for number in range(1000):
+            got = q.get(timeout=PATIENCE)
+            assert got == {"number": number}
+            got["more"] = Fraction(number, 7)
+            alive.add(got["more"])
+            del got
+            assert not alive

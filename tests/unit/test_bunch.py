@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copyreg
 import pickle
 from collections.abc import Iterator
 from decimal import Decimal
@@ -125,3 +126,21 @@ def test_a_bunch_has_the_items_of_its_numbers() -> None:
     (one,) = bunches(7, [*[pickled([1])] * LEAST, b"N"])
     assert one.read() == one.objects == []
     assert one.item(7 + LEAST) == b"N"
+
+
+class Coded:
+    """A class that a pickle names by a number."""
+
+
+def test_a_class_that_has_a_code_is_a_class() -> None:
+    items = [pickled([Coded()])] * LEAST
+    assert unpickle(items) == []
+    plain = [pickled([1])] * LEAST
+    copyreg.add_extension(__name__, "Coded", 0x7FFFFF)
+    try:
+        assert b"\x93" not in pickled(Coded)
+        assert unpickle([pickled([Coded])] * LEAST) == []
+        assert unpickle(plain) == [], "there may be such a code"
+    finally:
+        copyreg.remove_extension(__name__, "Coded", 0x7FFFFF)
+    assert unpickle(plain) == [[1]] * LEAST

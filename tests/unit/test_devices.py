@@ -466,6 +466,47 @@ def test_small_items_that_are_elsewhere_travel_together_to_who_is_far(device: ty
     assert "it is gone" in letter.reason
 
 
+def test_a_frame_for_who_is_far_looks_only_at_what_goes_into_it() -> None:
+    looked = 0
+
+    class Counted(Elsewhere):
+        @property
+        def size(self) -> int:
+            nonlocal looked
+            looked += 1
+            return 20_000
+
+    desk = Desk(PullDevice)
+    desk.device.put_large("writer", [Counted(b"x" * 20_000) for _ in range(1000)], 0.0)
+    looked = 0
+    desk.device.ready("far", Ready(1000, 0, 1), 0.0)
+    assert sum(count for _, count in desk.deliveries) > 100
+    assert looked < 10 * 1000
+
+
+def test_what_is_left_of_large_batches_does_not_keep_them() -> None:
+    desk = Desk(PullDevice)
+    frames, items = 5, [bytes(100)] * 9_000
+    for number in range(frames):
+        desk.put(*items)
+        end = (number + 1) * len(items)
+        desk.device.ready(
+            "reader", Ready(end, end, 1, [(each * len(items), each * len(items) + 1) for each in range(number)]), 0.0
+        )
+    end = frames * len(items)
+    held = [(number * len(items), number * len(items) + 1) for number in range(frames)]
+    desk.device.ready("reader", Ready(end, end, 1, held), 0.0)
+    leases = desk.device.readers["reader"].leases
+    assert [len(lease.run) for lease in leases] == [1] * frames
+    assert sum(len(lease.run.batch.payload) for lease in leases) < 10_000
+    desk.device.ready("reader", Ready(end, end, 1, held), 0.0)
+    desk.put(*items)
+    desk.device.ready("reader", Ready(end + len(items) - 1, end, 1, held), 0.0)
+    (left,) = desk.device.queued()
+    assert len(left) == 1
+    assert len(left.batch.payload) < 120_000
+
+
 @given(st.integers(1, 5), st.integers(0, 10), st.data())
 def test_push_deals_exactly_round_robin(readers: int, rounds: int, data: Any) -> None:
     desk = Desk(PushDevice)

@@ -421,11 +421,11 @@ def test_no_more_sheets_than_may(monkeypatch: pytest.MonkeyPatch, per_sheet: int
     pool, before = Pool(), descriptors()
     shared = [share((bytes(1 << 20),), pool) for _ in range(6)]
     assert len({reference_of(each).inode for each in shared}) == 4, "two in each sheet, and two alone"
-    assert pool.share((bytes(SHARE_FROM),), 0.0) is None, "a smaller one gets no memory of its own"
+    assert pool.share((bytes(SHARE_FROM),), 0.0) is None, "there is no more for smaller ones in half of the sheets"
     del shared
     for generation in (1, 2, 3, 5, 6):
         pool.ended(generation)
-    smaller = [share((bytes(SHARE_FROM),), pool) for _ in range(3)]  # the sheet that is all free goes for them
+    smaller = [share((bytes(OWN_FROM),), pool) for _ in range(3)]  # the sheet that is all free goes for them
     assert len({reference_of(each).inode for each in smaller}) == 1
     assert descriptors() == before + 2 * per_sheet + 2, "and memory of its own is used again"
     del smaller
