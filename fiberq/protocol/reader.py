@@ -128,6 +128,7 @@ class Reader:
         self._prune_at = 64  # entries of `earlier`
         self._bunch: Bunch | None = None  # the first of the newest frame that was read in bunches
         self._singly = 0  # so many frames are not to be read in bunches
+        self._bunches = False  # some were
         self._ahead = PUSH_WINDOW if kind.pushed else 1  # how many items it asks for
         self._slow = False  # items take so long that each end is told at once
         self._spent = 0.0  # seconds that callers took lately,
@@ -185,7 +186,7 @@ class Reader:
             made = bunches(first, each)
         if not made:
             return zip(range(first, self._next), each, strict=True)
-        self._bunch = made[0]
+        self._bunch, self._bunches = made[0], True
         return zip(range(first, self._next), chain.from_iterable(map(repeat, made, repeat(SIZE))), strict=False)
 
     def recalled(self, session: Session, now: float) -> None:
@@ -268,7 +269,9 @@ class Reader:
             taken.extend(starmap(self.ready.popleft, repeat((), most)))
         if taken:
             self._hold(caller, [number for number, _ in taken])
-        return [item.item(number) if isinstance(item, Bunch) else item for number, item in taken]
+        if self._bunches:
+            return [item.item(number) if isinstance(item, Bunch) else item for number, item in taken]
+        return [item for _, item in taken]  # type: ignore[misc]
 
     def untake(self, caller: Hashable, items: Sequence[Got]) -> None:
         """`caller` does not start the last `items` that it took."""
