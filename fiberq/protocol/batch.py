@@ -108,8 +108,8 @@ class Run:
     def apart(self) -> Run:
         """The same items, with memory of their own if they are a small part of a large batch, which would be kept for
         as long as a slow reader has them, or nobody wants them."""
-        batch = self.batch
-        return self.copy() if len(batch.payload) > max(MAX_FRAME, SMALL_PART * self.size) else self
+        whole = len(self.batch.payload)
+        return self.copy() if whole > MAX_FRAME and whole > SMALL_PART * self.size else self
 
     def singly(self) -> Iterator[Run]:
         """Each item as a run of its own."""
@@ -178,12 +178,13 @@ def body(runs: Sequence[Run], near: bool = False) -> tuple[tuple[Buffer, ...], S
     references to all that are elsewhere; for another, several of these (`small_lent`) are copied, and travel as small
     items do."""
     batch = runs[0].batch
-    lent = [run.batch.lent for run in runs if run.batch.lent is not None]
-    if lent and near:
-        return pack_references(each.reference.pack() for each in lent), ()
-    if len(lent) > 1:
-        items = [b"".join(each.load()) for each in lent]
-        return pack_items(array("I", map(len, items)).tobytes(), items), ()
+    if batch.lent is not None:
+        lent = [run.batch.lent for run in runs if run.batch.lent is not None]
+        if near:
+            return pack_references(each.reference.pack() for each in lent), ()
+        if len(lent) > 1:
+            items = [b"".join(each.load()) for each in lent]
+            return pack_items(array("I", map(len, items)).tobytes(), items), ()
     if batch.large:
         return pack_items(b"", ()), large_parts(batch)
     if len(runs) == 1:
