@@ -18,7 +18,6 @@ from typing import Any, NamedTuple, cast
 from fiberq import aio
 from fiberq.abc import Buffer
 from fiberq.codec import (
-    GLOBAL,
     MARSHALLED,
     PICKLE,
     SIMPLE,
@@ -49,7 +48,7 @@ from fiberq.errors import (
 from fiberq.lifeline import SpawnLifeline
 from fiberq.link import Link
 from fiberq.links import connect, known
-from fiberq.protocol.bunch import Bunch
+from fiberq.protocol.bunch import GLOBAL, Bunch
 from fiberq.protocol.ints import FORMAT, LEAST, MOST
 from fiberq.protocol.kinds import Kind
 from fiberq.protocol.reader import Holder, Reader

@@ -21,6 +21,7 @@ from fiberq.abc import MAX_PARTS, Buffer
 from fiberq.errors import ItemError
 from fiberq.memory import SHARE_FROM, Borrowed
 from fiberq.protocol import bunch, ints
+from fiberq.protocol.bunch import GLOBAL
 from fiberq.protocol.frames import ALONE
 from fiberq.protocol.ints import FORMAT
 from fiberq.protocol.writer import Item
@@ -46,8 +47,6 @@ _CONNECTION: Final = b"multiprocessing.connection"
 """A pickle with this in it may have one, which plain pickle gets wrong."""
 _HANDLE: Final = b"fiberq.channel"
 """A pickle with this in it may have a handle, which has to be announced."""
-GLOBAL: Final = pickle.STACK_GLOBAL[0]
-"""A pickle without this byte names no class and no function, and so has neither."""
 
 
 class Flight(NamedTuple):

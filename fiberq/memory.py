@@ -34,6 +34,7 @@ from weakref import WeakSet, WeakValueDictionary
 
 from fiberq.abc import MAX_PARTS, Buffer
 from fiberq.errors import ProtocolError
+from fiberq.protocol.frames import ALONE
 from fiberq.protocol.lent import Lent, Reference, Shared
 
 if TYPE_CHECKING:
@@ -43,10 +44,6 @@ __all__ = ["Borrowed", "Opened", "Pool", "Vault", "fetch", "make_vault", "prove"
 
 SHARE_FROM: Final = 16 * 1024
 """Bytes from which an item is shared."""
-
-OWN_FROM: Final = 64 * 1024
-"""Bytes from which an item may have memory of its own. A smaller one is sent, and not shared, when half of the sheets
-are in use and have no room for it: the others are for larger ones."""
 
 KEEP: Final = 256 << 20
 MOST: Final = 256
@@ -392,8 +389,8 @@ class Pool:
 
     def share(self, item: Sequence[Buffer], now: float) -> Shared | None:
         """Write a large item into shared memory; `None` if the system has no more of that, or no more descriptors, or
-        this process is another user's since it connected: then the node could not open it. Also if there is no
-        room in the sheets for an item of less than `OWN_FROM` bytes."""
+        this process is another user's since it connected: then the node could not open it. Also if it has
+        less than `ALONE` bytes, and half of the sheets are in use and have no room: the others are for larger ones."""
         if os.geteuid() != self._user:
             return None
         self._used_at = now
@@ -427,7 +424,7 @@ class Pool:
             pass
         if not room:
             return _Slot(_make(), 0, 0)
-        if size < OWN_FROM and len(self._sheets) >= SHEETS // 2:
+        if size < ALONE and len(self._sheets) >= SHEETS // 2:
             return None
         if len(self._sheets) >= SHEETS:
             if any(self._free[other] for other in ROOMS):

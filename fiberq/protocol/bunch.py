@@ -30,7 +30,8 @@ _FRAME: Final = _START + FRAME
 _HEAD: Final = len(_FRAME) + 8
 """Bytes of a head: the frame's length has eight."""
 
-_GLOBAL: Final = STACK_GLOBAL[0]
+GLOBAL: Final = STACK_GLOBAL[0]
+"""A pickle without this byte names no class and no function, but for those that `copyreg` has codes for."""
 _extensions: Final[dict[int, Any]] = _inverted_registry
 _frame_of: Final[Callable[[bytes], bytes]] = itemgetter(slice(len(_FRAME)))
 _count_made: Final[Callable[[bytes], int]] = methodcaller("count", MEMOIZE)
@@ -80,7 +81,7 @@ def unpickle(pickles: Sequence[bytes]) -> list[Any]:
     if longest > LONGEST or set(map(_frame_of, pickles)) != {_FRAME}:
         return []
     code = b"".join([each[_HEAD:-1] for each in pickles])
-    if _GLOBAL in code:
+    if GLOBAL in code:
         return []
     if (longest > _SHORT or _REFERS.search(code)) and (
         max(map(_count_made, pickles)) > _FEW or _REFERS_TO_FEW.search(code)

@@ -27,7 +27,6 @@ from fiberq.errors import HandleError, ProtocolError
 from fiberq.memory import (
     LATELY,
     MOMENT,
-    OWN_FROM,
     REST,
     SHARE_FROM,
     SHEET,
@@ -39,6 +38,7 @@ from fiberq.memory import (
     make_vault,
     prove,
 )
+from fiberq.protocol.frames import ALONE
 from fiberq.protocol.lent import Lent, Reference, Shared, read_generations, read_references
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memfd is Linux's")
@@ -315,7 +315,7 @@ def test_a_forked_child_has_nothing_mapped() -> None:
     del mapped
 
 
-@pytest.mark.parametrize(("size", "count"), [(SHARE_FROM, 2 * 108), (OWN_FROM, 2 * 32), (1 << 20, 2 * 2)])
+@pytest.mark.parametrize(("size", "count"), [(SHARE_FROM, 2 * 108), (ALONE, 2 * 32), (1 << 20, 2 * 2)])
 def test_items_share_a_sheet_that_is_opened_once(vault: Vault, size: int, count: int, per_sheet: int) -> None:
     pool, opened, before = Pool(), Opened(), descriptors()
     items = [(b"%d" % number, os.urandom(size)) for number in range(count)]
@@ -425,7 +425,7 @@ def test_no_more_sheets_than_may(monkeypatch: pytest.MonkeyPatch, per_sheet: int
     del shared
     for generation in (1, 2, 3, 5, 6):
         pool.ended(generation)
-    smaller = [share((bytes(OWN_FROM),), pool) for _ in range(3)]  # the sheet that is all free goes for them
+    smaller = [share((bytes(ALONE),), pool) for _ in range(3)]  # the sheet that is all free goes for them
     assert len({reference_of(each).inode for each in smaller}) == 1
     assert descriptors() == before + 2 * per_sheet + 2, "and memory of its own is used again"
     del smaller
@@ -440,7 +440,7 @@ def test_items_of_a_slow_queue_share_sheets_however_slowly_they_come(per_sheet: 
     slow = []
     for burst in range(20):
         now = 10.0 * burst
-        some = [pool.share((bytes(OWN_FROM),), now) for _ in range(16)]
+        some = [pool.share((bytes(ALONE),), now) for _ in range(16)]
         slow.append(some.pop())
         del some  # never sent
         pool.tidy(now + REST + 0.1)
